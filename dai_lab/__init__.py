@@ -1,0 +1,1 @@
+"""A workbench for decentralised AI: every promise an experiment that can fail."""
