@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 Rows: TypeAlias = Float[Tensor, "_ params"]
 """One flattened update per client, or per group of clients."""
@@ -105,6 +106,11 @@ class Dataset:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Readable names of classes (``"classes"``) and of each attribute's values."""
 
+    def __post_init__(self) -> None:
+        for part in (self.train, self.test) if self.classes else ():
+            if len(part) and not 0 <= int(part.targets.min()) <= int(part.targets.max()) < self.classes:
+                raise ValueError(f"data: targets must be in 0..{self.classes - 1}")
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input, batch dimension left out."""
@@ -158,6 +164,20 @@ class Partition:
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """From outputs ``[batch, ...]`` and targets ``[batch]`` to one loss per example."""
+
+
+def cross_entropy(
+    outputs: Float[Tensor, "batch classes"], targets: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch"]:
+    """Charge each example the negative log-probability of its class."""
+    return functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def squared_error(
+    outputs: Float[Tensor, "batch 1"] | Float[Tensor, "batch"], targets: Float[Tensor, "batch"]
+) -> Float[Tensor, "batch"]:
+    """Charge each example the square of its error."""
+    return (outputs.reshape(targets.shape) - targets).square()
 
 
 @dataclass(frozen=True)
@@ -234,6 +254,11 @@ class Task:
     model: Model
     data: Examples
     shards: Shards
+
+    def __post_init__(self) -> None:
+        held = self.shards.indices
+        if len(held) and not 0 <= int(held.min()) <= int(held.max()) < len(self.data):
+            raise ValueError(f"shards: examples must be in 0..{len(self.data) - 1}")
 
 
 @dataclass(frozen=True)
@@ -375,12 +400,12 @@ class Compute:
     device: str = "cpu"
     threads: int = 1
     method: str = "auto"
-    """``auto``, ``flat``, ``vmap`` or ``stack``; see ``dai_lab.learning.methods``."""
+    """``auto``, ``flat``, ``vmap``, ``chain`` or ``compiled``; see ``learning.methods``."""
     group: int = 0
     """Clients trained side by side; 0 lets the documented rule choose."""
 
     def __post_init__(self) -> None:
-        methods = ("auto", "flat", "vmap", "stack")
+        methods = ("auto", "flat", "vmap", "chain", "compiled")
         if self.method not in methods:
             raise ValueError(f"compute.method must be one of {methods}, got {self.method!r}")
         if self.threads < 1:

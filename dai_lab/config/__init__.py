@@ -1,0 +1,20 @@
+"""From YAML to values: the schema, the parts, a run's name, and errors that name the knob."""
+
+from dai_lab.config.load import conf_dir, explain, load
+from dai_lab.config.name import digest
+from dai_lab.config.parts import build, locate, trust, trusted
+from dai_lab.config.schema import Experiment, Frame, check
+
+__all__ = [
+    "Experiment",
+    "Frame",
+    "build",
+    "check",
+    "conf_dir",
+    "digest",
+    "explain",
+    "load",
+    "locate",
+    "trust",
+    "trusted",
+]

@@ -1,0 +1,123 @@
+"""Compose an experiment as the command line would, and say in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from dai_lab.config.parts import did_you_mean
+
+HERE = Path(__file__).parents[1]
+
+
+def conf_dir() -> str:
+    """Return the checkout's ``conf`` if there is one, else the copy inside the wheel."""
+    checkout, packaged = HERE.parent / "conf", HERE / "conf"
+    return str(checkout if (checkout / "config.yaml").is_file() else packaged)
+
+
+def load(*overrides: str, conf_dir: str | Path | None = None) -> DictConfig:
+    """Compose an experiment as the command line would, for use in a notebook.
+
+    Args:
+        overrides: As on the command line: ``"attack=alie"``, ``"rounds=3"``.
+        conf_dir: A folder of your own YAMLs to look in first (``--config-dir``).
+
+    Raises:
+        ValueError: One line that names the setting at fault.
+    """
+    try:
+        return _compose(overrides, conf_dir)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ValueError(explain(error, overrides)) from None
+
+
+def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
+    """Say in one line what is wrong, naming the setting as written on the command line."""
+    text = str(error)
+    if found := re.search(r"Could not (?:find|load) '(.+?)'\.?\s*(?:\n|$)", text):
+        return _unknown_choice(found[1], text)
+    if found := re.search(r"Could not override '(.+?)'", text):
+        return _unknown_knob(found[1], overrides)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, OmegaConfBaseException):
+        return _unfit(cause)
+    if found := re.search(r"Error parsing override '(.+?)'\n(.*)", text):
+        return f"cannot read {found[1]!r}: write knob=value ({found[2]})"
+    if found := re.search(r"Ambiguous value for argument '(.+?)'", text):
+        return f"{found[1]}: add -m to sweep over several values"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {' '.join(overrides)}: write knob=value ({text.splitlines()[0]})"
+    if "Config group override must be" in text:
+        return "a part cannot be null: choose one, such as attack=none"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _compose(overrides: Sequence[str], folder: str | Path | None) -> DictConfig:
+    search = []
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise ValueError(f"conf_dir: there is no folder {folder}")
+        search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
+    with initialize_config_dir(globals()["conf_dir"](), version_base="1.3"):
+        return compose("config", overrides=[*search, *overrides])
+
+
+def _unknown_choice(path: str, text: str) -> str:
+    group, _, choice = path.rpartition("/")
+    listed = re.search(r"Available options in '.*?':\n((?:\t.*(?:\n|$))+)", text)
+    options = [line.strip() for line in listed[1].splitlines()] if listed else []
+    if not options:
+        return f"there is no {path}: see dai-lab --help for the parts there are"
+    return (
+        f"there is no {group} {choice!r}: choose from {', '.join(options)}"
+        f"{did_you_mean(choice, options)}"
+    )
+
+
+def _unknown_knob(knob: str, overrides: Sequence[str]) -> str:
+    if (Path(conf_dir()) / knob).is_dir():  # a group without a default, such as experiment
+        return f"{knob} has no default to replace: write +{knob}=..."
+    others = [one for one in overrides if not one.lstrip("+~").startswith(knob)]
+    try:
+        known = list(_leaves(_compose(others, None)))
+    except (HydraException, OmegaConfBaseException, ValueError):
+        known = list(_leaves(_compose((), None)))
+    group = knob.rpartition(".")[0]
+    siblings = [one for one in known if group and one.startswith(f"{group}.")]
+    listed = f": {group} has {', '.join(siblings)}" if siblings else ""
+    return f"there is no {knob}{listed}{did_you_mean(knob, siblings or known)}"
+
+
+def _leaves(node: Any, at: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        here = f"{at}.{key}" if at else str(key)
+        if key != "_target_":
+            yield here
+        if isinstance(value, Mapping):
+            yield from _leaves(value, here)
+
+
+def _unfit(error: OmegaConfBaseException) -> str:
+    text, knob = str(error), getattr(error, "full_key", None) or "a setting"
+    kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+    if found := re.search(r"Value '(.*?)' .*could not be converted to (\w+)", text):
+        return f"{knob} must be {kinds.get(found[2], found[2])}, got {found[1]!r}"
+    if found := re.search(r"Invalid value '(.*?)', expected one of \[(.*?)\]", text):
+        return f"{knob} must be one of {found[2]}, got {found[1]!r}"
+    if "is not Optional" in text:
+        return f"{knob} must have a value, got null"
+    if "is not a subclass of" in text or "Cannot merge" in text:
+        return f"{knob} holds settings of its own and cannot be replaced by one value"
+    first = text.splitlines()[0].rpartition("raised while resolving interpolation: ")[2]
+    return first if first != text.splitlines()[0] else f"{knob}: {first}"

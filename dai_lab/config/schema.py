@@ -1,0 +1,154 @@
+"""What every experiment has, and which values make sense."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+Part = dict[str, Any]
+"""``_target_`` and knobs; what they are is the part's own business."""
+
+
+class Frame(Enum):
+    """Who trains with whom: the federation, nobody, or everybody's data in one place."""
+
+    federated = "federated"
+    local_only = "local_only"
+    centralized = "centralized"
+
+
+@dataclass
+class Federation:
+    """Who takes part, who lies, and what the protocol enforces."""
+
+    clients: int = 20
+    """0: as many as the partition finds in the data."""
+    hostile: int = 0
+    holdout: float = 0.1
+    """Share of each client's own examples kept for judging it."""
+    clip: float | None = None
+    """L2 norm above which the protocol scales a row down."""
+
+
+@dataclass
+class Evaluation:
+    """When the model is judged, and what counts as good enough."""
+
+    every: int = 1
+    target: float | None = None
+    """Test accuracy whose first round is reported."""
+
+
+@dataclass
+class Machine:
+    """Where and how gradients are computed; never part of a run's name."""
+
+    device: str = "auto"
+    threads: int = 1
+    method: str = "auto"
+    group: int = 0
+
+
+@dataclass
+class Experiment:
+    """Everything a run depends on."""
+
+    data: Part
+    partition: Part
+    model: Part
+    local: Part
+    cohort: Part
+    privacy: Part
+    attack: Part
+    secagg: Part
+    aggregator: Part
+    server: Part
+    engine: Part
+    tracker: Part
+    watch: Part = field(default_factory=dict)
+    frame: Frame = Frame.federated
+    federation: Federation = field(default_factory=Federation)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    compute: Machine = field(default_factory=Machine)
+    rounds: int = 20
+    seed: int = 0
+    name: str = "run"
+    results: str = "results"
+
+
+PARTS = tuple(one.name for one in fields(Experiment) if one.type == "Part" and one.name != "watch")
+"""Groups of which every experiment has exactly one part."""
+
+FOLDER = "letters, digits and any of - _ . = + ,"
+"""What a run's name may be made of."""
+
+ConfigStore.instance().store("schema", node=Experiment)
+
+
+def check(cfg: Mapping[str, Any]) -> None:
+    """Refuse settings that no run could make sense of.
+
+    Raises:
+        ValueError: Names the knob, its range and what it got.
+    """
+    known = {one.name for one in fields(Experiment)}
+    if unknown := sorted(str(key) for key in cfg if key not in known):
+        raise ValueError(f"there is no {unknown[0]}: an experiment has {', '.join(sorted(known))}")
+    for group in PARTS:
+        node = cfg[group]
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise ValueError(f"{group} must be a part (a node with _target_), got {node!r}")
+    us, evaluation, compute = cfg["federation"], cfg["evaluation"], cfg["compute"]
+    rules: list[tuple[str, Any, str, bool]] = [
+        ("rounds", cfg["rounds"], "at least 1", cfg["rounds"] >= 1),
+        ("seed", cfg["seed"], "0 or more", cfg["seed"] >= 0),
+        ("name", cfg["name"], FOLDER, is_folder(cfg["name"])),
+        ("results", cfg["results"], "a folder", bool(str(cfg["results"]).strip())),
+        (
+            "federation.clients",
+            us["clients"],
+            "0 (as many as in the data) or more",
+            us["clients"] >= 0,
+        ),
+        ("federation.hostile", us["hostile"], "0 or more", us["hostile"] >= 0),
+        ("federation.holdout", us["holdout"], "in [0, 1)", 0 <= us["holdout"] < 1),
+        (
+            "federation.clip",
+            us["clip"],
+            "above 0 (or null)",
+            us["clip"] is None or 0 < us["clip"] < math.inf,
+        ),
+        ("evaluation.every", evaluation["every"], "at least 1", evaluation["every"] >= 1),
+        (
+            "evaluation.target",
+            evaluation["target"],
+            "an accuracy in (0, 1] (or null)",
+            evaluation["target"] is None or 0 < evaluation["target"] <= 1,
+        ),
+        ("compute.threads", compute["threads"], "at least 1", compute["threads"] >= 1),
+        (
+            "compute.device",
+            compute["device"],
+            "auto, cpu, cuda, cuda:<number> or mps",
+            bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", compute["device"])),
+        ),
+    ]
+    for knob, got, wanted, holds in rules:
+        if not holds:
+            raise ValueError(f"{knob} must be {wanted}, got {got!r}")
+    if us["clients"] and us["hostile"] >= us["clients"]:
+        raise ValueError(
+            f"federation.hostile must be below federation.clients ({us['clients']}), "
+            f"got {us['hostile']}"
+        )
+
+
+def is_folder(name: str) -> bool:
+    """Tell whether ``name`` can be one folder's name on every system."""
+    return bool(re.fullmatch(r"[\w.=+,-]{1,100}", name)) and not name.startswith(".")

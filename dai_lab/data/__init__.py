@@ -1,0 +1,38 @@
+"""Real data sets, where they come from, and how they are dealt to clients."""
+
+from dai_lab.data.cards import describe
+from dai_lab.data.downloads import cifar10, cifar100, emnist, fashion_mnist, mnist
+from dai_lab.data.feature_skew import features
+from dai_lab.data.images import digits, mnist10k
+from dai_lab.data.own import file, tensors
+from dai_lab.data.partitions import classes, dirichlet, iid, natural, quantity, split
+from dai_lab.data.pictures import holdings, picture
+from dai_lab.data.signals import watch_har
+from dai_lab.data.tables import adult, compas, credit_default, law_school
+
+__all__ = [
+    "adult",
+    "cifar10",
+    "cifar100",
+    "classes",
+    "compas",
+    "credit_default",
+    "describe",
+    "digits",
+    "dirichlet",
+    "emnist",
+    "fashion_mnist",
+    "features",
+    "file",
+    "holdings",
+    "iid",
+    "law_school",
+    "mnist",
+    "mnist10k",
+    "natural",
+    "picture",
+    "quantity",
+    "split",
+    "tensors",
+    "watch_har",
+]

@@ -1,0 +1,311 @@
+"""Who holds what: ways to deal a data set to clients, each a pure function of data and key.
+
+Every example goes to exactly one client. A client's examples are listed in ascending order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dai_lab.core import Dataset, Key, Partition, Shards
+
+Owners = Int[Tensor, "examples"]
+Sizes = Int[Tensor, "clients"]
+
+
+def iid(data: Dataset, *, clients: int, key: Key) -> Partition:
+    """Deal at random in equal parts; sizes differ by at most one.
+
+    Raises:
+        ValueError: No client, or more clients than examples.
+    """
+    _refuse_crowd(data, clients, minimum=1)
+    return Partition(data, _shards(_evenly(data, clients, key), clients))
+
+
+def dirichlet(
+    data: Dataset, *, clients: int, key: Key, alpha: float = 0.5, minimum: int = 1
+) -> Partition:
+    """Deal each class by proportions drawn from a symmetric Dirichlet distribution.
+
+    Where a client ends below ``minimum``, random examples move to it from the largest clients,
+    which are leveled down together; nothing is drawn again, so this always ends.
+
+    Args:
+        data: Classified examples.
+        clients: Clients to deal to.
+        key: Decides the proportions and who gets which example.
+        alpha: Concentration, above 0: large is close to iid, small gives a class to few.
+        minimum: Examples every client holds at least; 0 allows clients that hold nothing.
+
+    Raises:
+        ValueError: ``alpha`` or ``minimum`` is out of range, the clients together need more
+            examples than there are, or the data has no classes.
+
+    Source:
+        Li et al. 2022 (NIID-Bench), arXiv:2102.02079, section 4.1; Yurochkin et al. 2019,
+        arXiv:1905.12022, section 4.
+    """
+    labels = _labels(data, "dirichlet")
+    _refuse_alpha(alpha)
+    _refuse_crowd(data, clients, minimum=minimum)
+    draw = np.random.default_rng((key / "proportions").number())
+    order = torch.randperm(len(labels), generator=(key / "order").stream())
+    owner = torch.empty(len(labels), dtype=torch.long)
+    for label in range(data.classes):
+        members = order[labels[order] == label]
+        ends = np.floor(np.cumsum(_dirichlet(draw, alpha, clients)) * len(members) + 1e-9)
+        ends[-1] = len(members)
+        owner[members] = torch.from_numpy(np.searchsorted(ends, np.arange(len(members)), "right"))
+    return Partition(data, _shards(_raise_to(owner, clients, minimum, key / "repair"), clients))
+
+
+def classes(data: Dataset, *, clients: int, key: Key, classes_per_client: int = 2) -> Partition:
+    """Give every client a few shards of the examples sorted by label, as in the FedAvg paper.
+
+    A shard that spans two labels gives its client one class more, as it does in the paper.
+
+    Args:
+        data: Classified examples.
+        clients: Clients to deal to.
+        key: Decides who gets which shards.
+        classes_per_client: Shards a client gets; at least 1.
+
+    Raises:
+        ValueError: ``classes_per_client`` is below 1, there are more shards than examples, or
+            the data has no classes.
+
+    Source:
+        McMahan et al. 2017, arXiv:1602.05629, section 3.
+    """
+    labels = _labels(data, "classes")
+    if classes_per_client < 1:
+        raise ValueError(
+            f"partition.classes_per_client must be at least 1, got {classes_per_client}"
+        )
+    _refuse_crowd(data, clients, minimum=1)
+    shards = clients * classes_per_client
+    if shards > len(labels):
+        raise ValueError(
+            f"partition.classes_per_client: {clients} clients with {classes_per_client} shards "
+            f"each need {shards} examples and there are {len(labels)}: lower it or "
+            "federation.clients"
+        )
+    order = torch.randperm(len(labels), generator=(key / "order").stream())
+    order = order[labels[order].sort(stable=True).indices]
+    holder = torch.randperm(shards, generator=(key / "shards").stream()) % clients
+    owner = torch.empty_like(order)
+    owner[order] = holder[torch.arange(len(order)) * shards // len(order)]
+    return Partition(data, _shards(owner, clients))
+
+
+def quantity(
+    data: Dataset,
+    *,
+    clients: int,
+    key: Key,
+    law: str = "dirichlet",
+    alpha: float = 0.5,
+    minimum: int = 1,
+) -> Partition:
+    """Give clients very different numbers of examples, of labels dealt at random.
+
+    Everyone gets ``minimum``; the rest is shared out by the law.
+
+    Args:
+        data: Examples.
+        clients: Clients to deal to.
+        key: Decides the sizes and who gets which example.
+        law: ``dirichlet``: shares drawn from a symmetric Dirichlet distribution; ``power``: the
+            client of rank r, ranks drawn at random, gets a share in proportion to r^-alpha.
+        alpha: Above 0. Concentration of the Dirichlet law (small is unequal), or exponent of
+            the power law (large is unequal).
+        minimum: Examples every client holds at least.
+
+    Raises:
+        ValueError: A knob is out of range, or the clients together need more examples than
+            there are.
+
+    Source:
+        Li et al. 2022 (NIID-Bench), arXiv:2102.02079, section 4.3.
+    """
+    _refuse_alpha(alpha)
+    _refuse_crowd(data, clients, minimum=minimum)
+    draw = np.random.default_rng((key / "sizes").number())
+    if law == "dirichlet":
+        shares = _dirichlet(draw, alpha, clients)
+    elif law == "power":
+        shares = draw.permutation(np.arange(1, clients + 1) ** -float(alpha))
+        shares /= shares.sum()
+    else:
+        raise ValueError(f"partition.law must be 'dirichlet' or 'power', got {law!r}")
+    sizes = minimum + _apportion(shares, len(data.train) - clients * minimum)
+    owner = torch.empty(len(data.train), dtype=torch.long)
+    order = torch.randperm(len(owner), generator=(key / "order").stream())
+    owner[order] = torch.arange(clients).repeat_interleave(sizes)
+    return Partition(data, _shards(owner, clients))
+
+
+def natural(data: Dataset, *, clients: int = 0, key: Key, by: str = "subject") -> Partition:
+    """Make one client of each person, hospital or group that the data itself names.
+
+    Args:
+        data: Examples with attributes.
+        clients: As many as the attribute has values in the training data, or 0 for "that many".
+        key: Unused; nothing is drawn.
+        by: Attribute whose values become clients, in ascending order.
+
+    Raises:
+        ValueError: There is no such attribute, or ``clients`` is another number.
+    """
+    known = sorted(data.train.attributes)
+    if by not in known:
+        has = f"one of {known}" if known else f"an attribute, and {data.card.name} has none"
+        raise ValueError(f"partition.by must be {has}, got {by!r}")
+    values, owner = np.unique(data.train.attributes[by].cpu().numpy(), return_inverse=True)
+    if clients not in (0, len(values)):
+        raise ValueError(
+            f"federation.clients must be {len(values)}, one for each {by} of {data.card.name}, "
+            f"or 0, got {clients}"
+        )
+    return Partition(data, _shards(torch.from_numpy(owner), len(values)))
+
+
+def split(shards: Shards, *, holdout: float, key: Key) -> tuple[Shards, Shards]:
+    """Hold out a fraction of every client's own examples, to judge models on its own data.
+
+    Args:
+        shards: Who holds what.
+        holdout: Fraction in 0 <= holdout < 1; each client holds out this share of its
+            examples, rounded down, and 0 holds out nothing.
+        key: Decides which.
+
+    Returns:
+        What is left to train on, and what is held out; both have as many clients.
+
+    Raises:
+        ValueError: ``holdout`` is out of range.
+    """
+    if not 0 <= holdout < 1:
+        raise ValueError(f"federation.holdout must be at least 0 and below 1, got {holdout}")
+    sizes = shards.sizes.cpu()
+    owner = torch.arange(len(shards)).repeat_interleave(sizes)
+    # 0.29 * 100 is a hair below 29 in floating point, and 29 is what was asked for.
+    quota = (sizes.double() * holdout + 1e-9).long()
+    held = _places(owner, sizes, key) < quota[owner]
+    held = held.to(shards.indices.device)
+    return _only(shards, ~held, sizes - quota), _only(shards, held, quota)
+
+
+def _only(shards: Shards, chosen: Tensor, sizes: Sizes) -> Shards:
+    """Keep the chosen positions, of which each client has ``sizes``."""
+    return Shards(shards.indices[chosen], _offsets(sizes).to(shards.offsets.device))
+
+
+def _labels(data: Dataset, name: str) -> Owners:
+    """Return the class labels.
+
+    Raises:
+        ValueError: The targets are numbers to predict, not classes.
+    """
+    if data.classes == 0:
+        raise ValueError(
+            f"partition={name} deals by class and {data.card.name} has none: use partition=iid, "
+            "quantity or natural"
+        )
+    return data.train.targets.cpu()
+
+
+def _refuse_alpha(alpha: float) -> None:
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"partition.alpha must be above 0, got {alpha}")
+
+
+def _refuse_crowd(data: Dataset, clients: int, *, minimum: int) -> None:
+    """Refuse more clients than the examples can serve."""
+    if clients < 1:
+        raise ValueError(f"federation.clients must be at least 1, got {clients}")
+    if minimum < 0:
+        raise ValueError(f"partition.minimum must be at least 0, got {minimum}")
+    if clients * minimum > len(data.train):
+        raise ValueError(
+            f"federation.clients={clients} with at least {minimum} examples each need "
+            f"{clients * minimum} examples and {data.card.name} has {len(data.train)} to train on"
+        )
+
+
+def _evenly(data: Dataset, clients: int, key: Key) -> Owners:
+    """Own examples at random, sizes differing by at most one."""
+    count = len(data.train)
+    owner = torch.empty(count, dtype=torch.long)
+    order = torch.randperm(count, generator=(key / "order").stream())
+    owner[order] = torch.arange(count) * clients // count
+    return owner
+
+
+def _dirichlet(draw: np.random.Generator, alpha: float, size: int) -> NDArray[np.float64]:
+    """Draw one symmetric Dirichlet vector, however small ``alpha`` is.
+
+    A gamma variable of shape ``alpha`` underflows to 0 for small ``alpha``, and all of them
+    doing so leaves 0/0; its logarithm never does.
+    """
+    uniform = 1 - draw.random(size)
+    logs = np.log(draw.standard_gamma(alpha + 1, size)) + np.log(uniform) / alpha
+    shares: NDArray[np.float64] = np.exp(logs - logs.max())
+    shares /= shares.sum()
+    return shares
+
+
+def _apportion(shares: NDArray[np.float64], total: int) -> Sizes:
+    """Share out ``total`` whole examples, largest remainders first."""
+    exact = shares * total
+    sizes = np.floor(exact).astype(np.int64)
+    short = total - int(sizes.sum())
+    sizes[np.argsort(sizes - exact, kind="stable")[:short]] += 1
+    return torch.from_numpy(sizes)
+
+
+def _raise_to(owner: Owners, clients: int, minimum: int, key: Key) -> Owners:
+    """Move random examples from the largest clients until nobody holds less than ``minimum``."""
+    sizes = owner.bincount(minlength=clients)
+    missing = (minimum - sizes).clamp(min=0)
+    need = int(missing.sum())
+    if need == 0:
+        return owner
+    low, high = minimum, int(sizes.max())
+    while low < high:  # the highest level that frees enough when all above it come down to it
+        level = (low + high + 1) // 2
+        enough = int((sizes - level).clamp(min=0).sum()) >= need
+        low, high = (level, high) if enough else (low, level - 1)
+    giving = (sizes - low).clamp(min=0)
+    spared = giving.nonzero().flatten()[: int(giving.sum()) - need]
+    giving[spared] -= 1
+    moving = (_places(owner, sizes, key / "which") < giving[owner]).nonzero().flatten()
+    moving = moving[torch.randperm(need, generator=(key / "where").stream())]
+    repaired = owner.clone()
+    repaired[moving] = torch.arange(clients).repeat_interleave(missing)
+    return repaired
+
+
+def _places(owner: Owners, sizes: Sizes, key: Key) -> Owners:
+    """Number each client's examples 0, 1, 2, ... in random order."""
+    order = torch.randperm(len(owner), generator=key.stream())
+    order = order[owner[order].sort(stable=True).indices]
+    places = torch.empty_like(owner)
+    places[order] = torch.arange(len(owner)) - _offsets(sizes)[owner[order]]
+    return places
+
+
+def _shards(owner: Owners, clients: int) -> Shards:
+    """List what each client owns."""
+    sizes = owner.bincount(minlength=clients)
+    return Shards(owner.sort(stable=True).indices, _offsets(sizes))
+
+
+def _offsets(sizes: Sizes) -> Tensor:
+    """Where each client's list begins, and where the last one ends."""
+    return torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])

@@ -1,0 +1,7 @@
+"""One run into its folder: killed at any instant, it goes on where it was."""
+
+from dai_lab.experiment.environment import environment
+from dai_lab.experiment.files import restore
+from dai_lab.experiment.simulate import Result, simulate
+
+__all__ = ["Result", "environment", "restore", "simulate"]

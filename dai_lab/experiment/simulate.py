@@ -1,0 +1,278 @@
+"""Run one experiment into its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from dai_lab.config import build, check, digest
+from dai_lab.experiment import files
+from dai_lab.experiment.environment import environment
+
+if TYPE_CHECKING:
+    from dai_lab.core import Compute, State
+    from dai_lab.federation import Federation
+
+BUILT = (
+    "data",
+    "partition",
+    "model",
+    "local",
+    "cohort",
+    "privacy",
+    "attack",
+    "secagg",
+    "aggregator",
+    "server",
+    "engine",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a run's files are and what came out."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    skipped: bool = False
+    """The folder held the finished run already."""
+
+
+def simulate(
+    cfg: Mapping[str, Any], folder: str | Path | None = None, *, progress: bool = True
+) -> Result:
+    """Run one experiment into its folder, or go on with it, or return it if it is finished.
+
+    Args:
+        cfg: A composed experiment, from :func:`dai_lab.config.load` or the command line.
+        folder: Where its files go; ``<results>/<name>/<digest>`` unless given.
+        progress: Show a progress bar where there is a terminal or notebook to show it on.
+
+    Raises:
+        ValueError: One line that names the setting, or the file, at fault.
+    """
+    whole = OmegaConf.create(dict(cfg)) if not OmegaConf.is_config(cfg) else cfg
+    if gaps := sorted(OmegaConf.missing_keys(whole)):
+        raise ValueError(f"{gaps[0]} is missing: give it a value")
+    settings: dict[str, Any] = OmegaConf.to_container(whole, resolve=True, enum_to_str=True)  # type: ignore[assignment]
+    check(settings)
+    name = digest(whole)
+    place = Path(folder or Path(settings["results"], settings["name"], name))
+    if done := finished(place, name):
+        return done
+    with files.locked(place):
+        if done := finished(place, name):  # by whoever held the lock a moment ago
+            return done
+        match_or_refuse(place, name)
+        try:
+            with one_setting_of_threads(), contextlib.ExitStack() as stack:
+                return run(whole, settings, place, name, progress=progress, stack=stack)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on from {place}", file=sys.stderr)
+            raise
+
+
+def run(
+    whole: Any,
+    settings: dict[str, Any],
+    place: Path,
+    name: str,
+    *,
+    progress: bool,
+    stack: contextlib.ExitStack,
+) -> Result:
+    """Play the rounds that are not yet on disk, then write the summary."""
+    from dai_lab.core import Key
+    from dai_lab.federation import choice, found, play
+
+    checkpoint, about = place / "checkpoint.safetensors", place / "environment.json"
+    state, done = files.restore(checkpoint) if checkpoint.exists() else (None, 0)
+    before = files.read(about) if about.exists() else {}
+    compute = computer(settings["compute"], before.get("compute", {}) if done else {})
+    key, rounds = Key(settings["seed"]), settings["rounds"]
+    parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}
+    us: Federation = found(
+        **parts,
+        watch={one: build(node, at=f"watch.{one}") for one, node in settings["watch"].items()},
+        frame=settings["frame"],
+        **settings["federation"],
+        every=settings["evaluation"]["every"],
+        compute=compute,
+        key=key,
+    )
+    tracker = build(settings["tracker"], at="tracker")
+    records = files.keep(place / "records.jsonl", done)
+    files.keep(place / "timings.jsonl", done)
+    now = environment(compute.threads)
+    commits = [*(before.get("commits", []) if done else []), now["commit"]]
+    files.write(
+        about,
+        files.text(
+            {
+                "digest": name,
+                **now,
+                "commits": list(dict.fromkeys(commits)),
+                "compute": {"device": compute.device, "threads": compute.threads, **choice(us)},
+            }
+        ),
+    )
+    files.write(place / "config.yaml", readable(whole).encode())
+    identity = {"digest": name, "group": digest(whole, without=("seed",))}
+    track = stack.enter_context(tracker(place, {**settings, **identity}))
+    bar = stack.enter_context(bar_of(settings["name"], total=rounds, done=done, shown=progress))
+    if state is not None:
+        state = moved(state, compute.device)
+    diverged = state is not None and not sound(state)
+    played = play(us, key, rounds=rounds, state=state, done=done) if not diverged else iter(())
+    for one in played:
+        done += 1
+        record = files.finite(one.record)
+        files.append(place / "records.jsonl", record)
+        files.append(place / "timings.jsonl", {"round": done, **one.seconds})
+        files.save(checkpoint, one.state, done)
+        records.append(record)
+        track(record)
+        bar(record)
+        if not sound(one.state):
+            # Under attack a model that explodes is a result, not an accident.
+            diverged = True
+            break
+    summary = summarized(records, settings, name, diverged=diverged)
+    files.write(place / "summary.json", files.text(summary))
+    return Result(place, summary)
+
+
+def summarized(
+    records: list[dict[str, Any]], settings: Mapping[str, Any], name: str, *, diverged: bool
+) -> dict[str, Any]:
+    """Put a run in one record: how it ended, its best, and when it was good enough."""
+    from dai_lab.metrics import peak, rounds_to
+
+    target = settings["evaluation"]["target"]
+    bests: dict[str, Any] = {"peak_test_accuracy": peak(records, "test_accuracy")}
+    if target is not None:
+        bests["rounds_to_target"] = rounds_to(records, "test_accuracy", target)
+    ends = {"rounds": len(records), "diverged": diverged, "finished": True}
+    return {**records[-1], **bests, "name": settings["name"], "digest": name, **ends}
+
+
+def finished(place: Path, name: str) -> Result | None:
+    """Return the finished run in a folder, if there is one.
+
+    Raises:
+        ValueError: It is another experiment's.
+    """
+    if not (place / "summary.json").exists():
+        return None
+    summary = files.read(place / "summary.json")
+    if summary.get("digest") != name:
+        raise another(place, name, summary.get("digest"))
+    return Result(place, summary, skipped=True)
+
+
+def match_or_refuse(place: Path, name: str) -> None:
+    """See that a folder's files, if any, are this experiment's.
+
+    Raises:
+        ValueError: They are another's.
+    """
+    config, about = place / "config.yaml", place / "environment.json"
+    if about.exists() and (was := files.read(about).get("digest")) != name:
+        raise another(place, name, was)
+    if config.exists() and (was := digest(OmegaConf.load(config))) != name:  # type: ignore[arg-type]
+        raise another(place, name, was)
+
+
+def another(place: Path, name: str, was: Any) -> ValueError:
+    """Say that a folder is taken."""
+    return ValueError(
+        f"results: {place} holds another experiment ({was}, this one is {name}): "
+        "choose another folder, or delete it"
+    )
+
+
+def computer(asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> Compute:
+    """Decide where to compute; a run goes on with what it began with, to end bit-identical.
+
+    Raises:
+        ValueError: The device is not here.
+    """
+    import torch
+
+    from dai_lab.core import Compute
+
+    wish = {**asked, **recorded}
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    device = str(wish["device"])
+    if device == "auto":
+        device = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
+    kind, _, number = device.partition(":")
+    if not present[kind] or (number and int(number) >= torch.cuda.device_count()):
+        began = " (the run began there)" if recorded else ""
+        raise ValueError(f"compute.device: there is no {device} here{began}")
+    torch.set_num_threads(int(wish["threads"]))
+    return Compute(device, int(wish["threads"]), str(wish["method"]), int(wish["group"]))
+
+
+@contextlib.contextmanager
+def one_setting_of_threads() -> Iterator[None]:
+    """Give torch's number of threads back to whoever called, such as a notebook."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def readable(whole: Any) -> str:
+    """Write the settings as YAML, references resolved except the tracker's.
+
+    A tracker may refer to a secret in the environment, which must not reach the disk.
+    """
+    settings = OmegaConf.to_container(whole, resolve=True, enum_to_str=True)
+    tracker = OmegaConf.to_container(whole.tracker, resolve=False)
+    return OmegaConf.to_yaml({**settings, "tracker": tracker})  # type: ignore[dict-item]
+
+
+def sound(state: State) -> bool:
+    """Tell whether every parameter is a number."""
+    return math.isfinite(float(state.params.sum())) or bool(state.params.isfinite().all())
+
+
+def moved(state: State, device: str) -> State:
+    """Put a state where the run computes."""
+    from dai_lab.core import State
+
+    memory = {name: one.to(device) for name, one in state.memory.items()}
+    return State(state.params.to(device), memory)
+
+
+@contextlib.contextmanager
+def bar_of(name: str, *, total: int, done: int, shown: bool) -> Iterator[Any]:
+    """Show rounds, the current accuracy and the time left, if anyone is watching."""
+    from tqdm.auto import tqdm
+
+    with tqdm(
+        total=total, initial=done, desc=name, unit="round", leave=False, disable=not shown or None
+    ) as bar:
+
+        def show(record: Mapping[str, Any]) -> None:
+            accuracy = record.get("test_accuracy")
+            if accuracy is not None:
+                bar.set_postfix_str(f"accuracy {accuracy:.3f}", refresh=False)
+            bar.update()
+
+        yield show

@@ -1,0 +1,339 @@
+"""Forward and backward of a plain chain of layers, written out by hand on torch's own kernels.
+
+Autograd spends most of a small step on bookkeeping. A chain of linear, convolution, pooling and
+ReLU layers under cross-entropy needs none of it: images stay channels last, pooling comes before
+ReLU, and every gradient lands where it is wanted.
+
+Legend: G clients, B examples a batch, S the sizes of one example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dai_lab.core import Model, cross_entropy
+
+Blocks = list[Tensor]
+"""Parameters of G clients: one ``[G, *shape]`` tensor for each parameter of the model."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One link of the chain; ``first`` is where its parameters start in the blocks."""
+
+    kind: str
+    first: int = -1
+    bias: bool = False
+    knobs: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of layers that ends in logits for cross-entropy."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def dense(self) -> bool:
+        """Whether there is nothing but linear layers and ReLU, in turn."""
+        kinds = [layer.kind for layer in self.layers if layer.kind != "flatten"]
+        deep = len(kinds) // 2
+        return kinds == [*["linear", "relu"] * deep, "linear"]
+
+
+RANKS = {"linear": 1, "conv": 3, "pool": 3}
+"""Dimensions of one example that a layer takes here."""
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _read(module: nn.Module, first: int) -> Layer | None:
+    """Describe one module, or say that it is not one of ours."""
+    if type(module) is nn.Linear:
+        return Layer("linear", first, module.bias is not None)
+    if type(module) is nn.ReLU:
+        return Layer("relu")
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return Layer("flatten")
+    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and module.groups == 1:
+        padding = module.padding
+        kernel, dilation = module.kernel_size, module.dilation
+        if padding == "valid":
+            padding = (0, 0)
+        elif padding == "same":
+            whole = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+            if any(total % 2 for total in whole):
+                return None
+            padding = tuple(total // 2 for total in whole)
+        assert not isinstance(padding, str)
+        return Layer(
+            "conv",
+            first,
+            module.bias is not None,
+            (tuple(module.stride), tuple(padding), tuple(dilation)),
+        )
+    if type(module) is nn.MaxPool2d and not module.ceil_mode and not module.return_indices:
+        stride = module.kernel_size if module.stride is None else module.stride
+        return Layer(
+            "pool",
+            knobs=(
+                _pair(module.kernel_size),
+                _pair(stride),
+                _pair(module.padding),
+                _pair(module.dilation),
+            ),
+        )
+    return None
+
+
+def chain_of(model: Model, rank: int) -> Chain | None:
+    """Read a model as a chain for inputs of ``rank`` dimensions, or return ``None``."""
+
+    def links(module: nn.Module) -> list[nn.Module]:
+        if type(module) is nn.Sequential:
+            return [leaf for child in module for leaf in links(child)]
+        return [module]
+
+    if model.loss is not cross_entropy:
+        return None
+    layers: list[Layer] = []
+    first = 0
+    for module in links(model.module):
+        layer = _read(module, first)
+        if layer is None:
+            return None
+        if layer.kind in RANKS and rank != RANKS[layer.kind]:
+            return None
+        rank = 1 if layer.kind == "flatten" else rank
+        layers.append(layer)
+        first += len(list(module.parameters()))
+    if first != len(model.names) or not layers or layers[-1].kind != "linear":
+        return None
+    # Pooling before ReLU gives the same numbers and gradients from a quarter of the work.
+    for at, (one, two) in enumerate(pairwise(layers)):
+        if (one.kind, two.kind) == ("relu", "pool"):
+            layers[at], layers[at + 1] = two, one
+    return Chain(tuple(layers))
+
+
+def lay_out(block: Tensor) -> Tensor:
+    """Store convolution weights ``[G, out, in, h, w]`` channels last, the faster order on a CPU."""
+    if block.dim() != 5:
+        return block.contiguous()
+    return block.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def _images(inputs: Tensor) -> Tensor:
+    """See a batch as channels last; one channel needs new strides, more need a copy."""
+    batch, channels, height, width = inputs.shape
+    if channels == 1:
+        return inputs.view(batch, height, width, 1).permute(0, 3, 1, 2)
+    return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list[Any]]:
+    """Run one client's network (G = 1) on ``[B, *S]``; return logits and what the way back needs."""
+    here = inputs
+    kept: list[Any] = []
+    fresh = False  # whether ``here`` is a result of our own, free to be overwritten
+    for layer in chain.layers:
+        match layer.kind:
+            case "linear":
+                kept.append(here)
+                weight = blocks[layer.first][0].t()
+                bias = blocks[layer.first + 1][0] if layer.bias else None
+                here = here @ weight if bias is None else torch.addmm(bias, here, weight)
+            case "conv":
+                here = _images(here)
+                kept.append(here)
+                bias = blocks[layer.first + 1][0] if layer.bias else None
+                stride, padding, dilation = layer.knobs
+                here = torch.conv2d(here, blocks[layer.first][0], bias, stride, padding, dilation)
+            case "pool":
+                pooled, where = torch.ops.aten.max_pool2d_with_indices(here, *layer.knobs)
+                kept.append((here, where))
+                here = pooled
+            case "relu":
+                here = here.clamp_min_(0) if fresh else here.clamp_min(0)
+                kept.append(here)
+            case "flatten":
+                kept.append(here)
+                here = here.flatten(1)
+        fresh = layer.kind != "flatten"
+    return here, kept
+
+
+def predict(chain: Chain, blocks: Blocks, inputs: Tensor) -> Tensor:
+    """Return logits ``[B, classes]`` of one client's blocks (G = 1)."""
+    return _forward(chain, blocks, inputs)[0]
+
+
+def _at_logits(
+    logits: Tensor, targets: Tensor, share: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return each example's loss ``[B]`` and the loss's slope at the logits.
+
+    ``share`` ``[B]`` is what each example counts for; without it the slope is of the sum.
+    """
+    logs = functional.log_softmax(logits, dim=-1)
+    at = targets.unsqueeze(-1)
+    losses = logs.gather(-1, at).squeeze(-1).neg_()
+    slope = logs.exp_()
+    slope.scatter_add_(-1, at, slope.new_full((), -1.0).expand_as(at))
+    if share is not None:
+        slope.mul_(share.unsqueeze(-1))
+    return losses, slope
+
+
+def _backward(
+    chain: Chain,
+    blocks: Blocks,
+    into: Blocks,
+    kept: Sequence[Any],
+    slope: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    clients: int,
+) -> None:
+    """Walk back, leaving ``into = beta * into + alpha * gradient``; ``into`` may be ``blocks``.
+
+    One set of weights may have served the batches of many ``clients``, ``[clients * B, ...]``;
+    each gets a gradient of its own.
+    """
+    lowest = next(at for at, layer in enumerate(chain.layers) if layer.first >= 0)
+    for at in range(len(chain.layers) - 1, lowest - 1, -1):
+        layer, was = chain.layers[at], kept[at]
+        match layer.kind:
+            case "linear":
+                # Before the weights move, since ``into`` may be the weights.
+                below = slope @ blocks[layer.first][0] if at > lowest else slope
+                if clients == 1:
+                    into[layer.first][0].addmm_(slope.t(), was, beta=beta, alpha=alpha)
+                else:
+                    rise, run = (each.unflatten(0, (clients, -1)) for each in (slope, was))
+                    into[layer.first].baddbmm_(rise.mT, run, beta=beta, alpha=alpha)
+                if layer.bias:
+                    raised = slope.unflatten(0, (clients, -1)).sum(1)
+                    _blend(into[layer.first + 1], raised, alpha, beta)
+                slope = below
+            case "relu":
+                slope = torch.ops.aten.threshold_backward(slope, was, 0)
+            case "flatten":
+                slope = slope.view(was.shape)
+                if was.dim() == 4:
+                    slope = slope.contiguous(memory_format=torch.channels_last)
+            case "pool":
+                before, where = was
+                slope = torch.ops.aten.max_pool2d_with_indices_backward(
+                    slope, before, *layer.knobs, False, where
+                )
+            case "conv":
+                slope = _conv_backward(
+                    layer, blocks, into, was, slope, at > lowest, alpha, beta, clients
+                )
+
+
+def _blend(into: Tensor, gradient: Tensor, alpha: float, beta: float) -> None:
+    if beta != 1:
+        into.mul_(beta)
+    into.add_(gradient, alpha=alpha)
+
+
+def _conv_backward(
+    layer: Layer,
+    blocks: Blocks,
+    into: Blocks,
+    was: Tensor,
+    slope: Tensor,
+    further: bool,
+    alpha: float,
+    beta: float,
+    clients: int,
+) -> Tensor:
+    weight = blocks[layer.first][0]
+    stride, padding, dilation = layer.knobs
+
+    def back(rise: Tensor, run: Tensor, mask: tuple[bool, bool, bool]) -> list[Tensor | None]:
+        bias_sizes = [len(weight)] if layer.bias else None
+        return list(
+            torch.ops.aten.convolution_backward(
+                rise, run, weight, bias_sizes, stride, padding, dilation, False, [0, 0], 1, mask
+            )
+        )
+
+    if clients == 1:
+        below, *found = back(slope, was, (further, True, layer.bias))
+        gradients = [found]
+    else:
+        below = back(slope, was, (True, False, False))[0] if further else None
+        batches = zip(slope.chunk(clients), was.chunk(clients), strict=True)
+        gradients = [back(rise, run, (False, True, layer.bias))[1:] for rise, run in batches]
+    for client, of_client in enumerate(gradients):
+        for offset, gradient in enumerate(of_client):
+            if gradient is not None:
+                _blend(into[layer.first + offset][client], gradient, alpha, beta)
+    return slope if below is None else below
+
+
+def descend(
+    chain: Chain,
+    blocks: Blocks,
+    into: Blocks,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+) -> Tensor:
+    """Set ``into = beta * into + alpha * gradient`` for one client and return losses ``[1, B]``.
+
+    With ``into = blocks``, ``alpha = -rate`` and ``beta = 1 - rate * weight_decay`` that is a
+    whole step of SGD, part of it fused into the products themselves.
+
+    Args:
+        chain: The network.
+        blocks: Parameters ``[1, *shape]``.
+        into: What to change; the blocks themselves or others of their shape.
+        inputs: A batch ``[1, B, *S]``.
+        targets: Its classes ``[1, B]``.
+        alpha: Factor of the gradient of the mean loss.
+        beta: Factor of what ``into`` held before.
+    """
+    logits, kept = _forward(chain, blocks, inputs[0])
+    losses, slope = _at_logits(logits, targets[0], None)
+    alpha = alpha / targets.shape[1]
+    _backward(chain, blocks, into, kept, slope, alpha=alpha, beta=beta, clients=1)
+    return losses.unsqueeze(0)
+
+
+def gradients_at_one_point(
+    chain: Chain, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor
+) -> tuple[Blocks, Tensor]:
+    """Return every client's gradient at one shared point, from one pass over all batches.
+
+    Args:
+        chain: The network.
+        blocks: The shared parameters, G = 1.
+        inputs: Batches ``[clients, B, *S]``.
+        targets: Classes ``[clients, B]``.
+        share: What each example counts for in its client's mean ``[clients, B]``.
+
+    Returns:
+        Gradients ``[clients, *shape]`` and losses ``[clients, B]``.
+    """
+    clients = len(inputs)
+    into = [block.new_zeros((clients, *block.shape[1:])) for block in blocks]
+    logits, kept = _forward(chain, blocks, inputs.flatten(0, 1))
+    losses, slope = _at_logits(logits, targets.flatten(), share.flatten())
+    _backward(chain, blocks, into, kept, slope, alpha=1.0, beta=0.0, clients=clients)
+    return into, losses.view(clients, -1)

@@ -1,0 +1,53 @@
+"""Who takes part in a round."""
+
+from __future__ import annotations
+
+import torch
+
+from dai_lab.core import Key
+
+
+def uniform(clients: int, *, key: Key, fraction: float = 1.0) -> tuple[int, ...]:
+    """Draw a fixed share of all clients, everyone equally likely.
+
+    Args:
+        clients: Registered clients.
+        key: Where they are drawn.
+        fraction: Share to draw, in (0, 1]; rounded to whole clients, but at least one.
+
+    Raises:
+        ValueError: A fraction out of range.
+
+    Source:
+        McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"cohort.fraction must be above 0 and at most 1, got {fraction}")
+    size = max(1, round(fraction * clients))
+    drawn = torch.randperm(clients, generator=key.stream())[:size]
+    return tuple(drawn.sort().values.tolist())
+
+
+def poisson(clients: int, *, key: Key, rate: float = 0.1) -> tuple[int, ...]:
+    """Let every client join by its own coin; the cohort's size varies and can be 0.
+
+    An empty cohort is returned as it is: to draw again would break the independence that
+    privacy accountants rely on. Whoever plays the round must take it for one without change.
+
+    Args:
+        clients: Registered clients.
+        key: Where the coins fall.
+        rate: Probability of joining, in (0, 1].
+
+    Raises:
+        ValueError: A rate out of range.
+
+    Source:
+        Abadi et al. 2016, arXiv:1607.00133, section 3.1; McMahan et al. 2018,
+        arXiv:1710.06963, algorithm 1.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"cohort.rate must be above 0 and at most 1, got {rate}")
+    # In float64 a coin of 1 - 2**-24 or less cannot round up and miss a rate near 1.
+    coins = torch.rand(clients, generator=key.stream(), dtype=torch.float64)
+    return tuple((coins < rate).nonzero().flatten().tolist())

@@ -1,0 +1,188 @@
+"""How gradients are computed: four ways to the same numbers, and the rule that picks one.
+
+``flat``
+    Autograd, one client after another. Takes any module.
+``vmap``
+    ``torch.func.vmap`` over the stacked parameters of many clients. Takes modules without
+    dropout or control flow that depends on data.
+``chain``
+    Forward and backward by hand on torch's kernels (``dai_lab.learning.chain``). Takes chains of
+    linear, convolution, pooling and ReLU layers under cross-entropy.
+``compiled``
+    A cohort's whole round in one compiled call (``dai_lab.learning.compiled``). Takes chains of
+    linear layers and ReLU under cross-entropy, in float32 on a CPU.
+
+The rule looks at the model and the device alone, never at a stopwatch, so that two runs of one
+experiment always choose alike and end bit-identical: on a CPU the last of these that takes the
+model (``vmap`` never: it pays only for tiny steps and loses twofold on convolutions); on a GPU
+``vmap`` where it can, as many clients at once as ``GPU_NUMBERS`` allow, else ``flat``.
+``benchmarks/simulation.py --calibrate`` times the alternatives, to check the rule on a machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dai_lab.core import Compute, Model, Vector
+from dai_lab.learning import chain as chains
+from dai_lab.learning.chain import Blocks, Chain
+
+CPU_ABREAST = 25
+"""Clients side by side where a user asks for ``vmap`` on a CPU: more no longer fit the cache."""
+
+GPU_NUMBERS = 2**30
+"""Numbers (weights, gradients and the like) held at once on a GPU: 4 GiB of float32."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to compute gradients, bound to a model."""
+
+    name: str
+    group: int
+    """Clients trained side by side."""
+    model: Model
+    chain: Chain | None
+    draws: bool
+    """Whether the module itself draws random numbers (dropout)."""
+
+    def load(self, start: Tensor) -> Blocks:
+        """Copy flat parameters ``[G, params]`` into blocks ``[G, *shape]``."""
+        blocks = self.model.views(start).values()
+        if self.chain is not None:
+            return [chains.lay_out(block.clone()) for block in blocks]
+        return [block.clone(memory_format=torch.contiguous_format) for block in blocks]
+
+    def unload(self, blocks: Blocks) -> Tensor:
+        """Return blocks as flat parameters ``[G, params]``."""
+        return torch.cat([block.flatten(1) for block in blocks], dim=1)
+
+    def slopes(
+        self, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor | None
+    ) -> tuple[Blocks, Tensor]:
+        """Return each client's gradient ``[G, *shape]`` and losses ``[G, B]``.
+
+        Args:
+            blocks: Parameters ``[G, *shape]``; G is 1 except under ``vmap``.
+            inputs: Batches ``[G, B, *S]``.
+            targets: ``[G, B]``.
+            share: What each example counts for ``[G, B]``, or ``None`` for a plain mean.
+        """
+        if self.chain is not None and share is None:
+            into = [torch.zeros_like(block) for block in blocks]
+            return into, chains.descend(
+                self.chain, blocks, into, inputs, targets, alpha=1.0, beta=0.0
+            )
+        if self.name == "vmap":
+            if share is None:
+                share = inputs.new_full(targets.shape, 1 / targets.shape[1])
+            slope = torch.func.vmap(partial(_slope, self.model))
+            return slope(blocks, inputs, targets, share)  # type: ignore[no-any-return]
+        return _one_by_one(self.model, blocks, inputs, targets, share)
+
+    def slopes_at_one_point(
+        self, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor
+    ) -> tuple[Blocks, Tensor]:
+        """Return every client's gradient at one shared point (``blocks`` with G = 1)."""
+        if self.chain is not None:
+            return chains.gradients_at_one_point(self.chain, blocks, inputs, targets, share)
+        if self.name == "vmap":
+            point = [block[0] for block in blocks]
+            slope = torch.func.vmap(partial(_slope, self.model), in_dims=(None, 0, 0, 0))
+            return slope(point, inputs, targets, share)  # type: ignore[no-any-return]
+        shared = [block.expand(len(inputs), *block.shape[1:]) for block in blocks]
+        return _one_by_one(self.model, shared, inputs, targets, share)
+
+
+def _loss(
+    model: Model, parameters: Blocks, inputs: Tensor, targets: Tensor, share: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    named = dict(zip(model.names, parameters, strict=True))
+    outputs = torch.func.functional_call(model.module, named, (inputs,))
+    losses = model.loss(outputs, targets)
+    return losses.mean() if share is None else (losses * share).sum(), losses
+
+
+def _slope(
+    model: Model, parameters: Blocks, inputs: Tensor, targets: Tensor, share: Tensor
+) -> tuple[Blocks, Tensor]:
+    """Gradient and losses of one client, for ``vmap``."""
+
+    def loss(parameters: Blocks) -> tuple[Tensor, Tensor]:
+        return _loss(model, parameters, inputs, targets, share)
+
+    return torch.func.grad(loss, has_aux=True)(parameters)  # type: ignore[no-any-return]
+
+
+def _one_by_one(
+    model: Model, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor | None
+) -> tuple[Blocks, Tensor]:
+    model.module.train()
+    found, seen = [], []
+    for client in range(len(inputs)):
+        leaves = [block[client].detach().requires_grad_() for block in blocks]
+        part = None if share is None else share[client]
+        loss, losses = _loss(model, leaves, inputs[client], targets[client], part)
+        found.append(torch.autograd.grad(loss, leaves))
+        seen.append(losses.detach())
+    if len(found) == 1:
+        return [slope.unsqueeze(0) for slope in found[0]], seen[0].unsqueeze(0)
+    return [torch.stack(slopes) for slopes in zip(*found, strict=True)], torch.stack(seen)
+
+
+def _draws(module: nn.Module) -> bool:
+    kinds = (nn.modules.dropout._DropoutNd, nn.RReLU)
+    return any(isinstance(part, kinds) for part in module.modules())
+
+
+def choose(model: Model, compute: Compute, *, rank: int) -> Method:
+    """Pick how to compute gradients by the rule at the top of this file.
+
+    Args:
+        model: What to train.
+        compute: Where, and how if the user insists.
+        rank: Dimensions of one example.
+
+    Raises:
+        ValueError: ``compute.method`` asks for a way this model cannot go.
+    """
+    on_cpu = compute.device == "cpu"
+    chain = chains.chain_of(model, rank)
+    draws = _draws(model.module)
+    can = {
+        "flat": True,
+        "vmap": not draws,
+        "chain": chain is not None,
+        "compiled": chain is not None
+        and chain.dense
+        and on_cpu
+        and model.initial.dtype is torch.float32,
+    }
+    order = ("compiled", "chain", "flat") if on_cpu else ("vmap", "flat")
+    name = compute.method
+    if name == "auto":
+        name = next(name for name in order if can[name])
+    if not can[name]:
+        able = ", ".join(way for way, fits in can.items() if fits)
+        raise ValueError(f"compute.method={name} cannot train this model here: choose from {able}")
+    group = 1
+    if name == "vmap":
+        most = CPU_ABREAST if on_cpu else min(max(GPU_NUMBERS // (4 * model.params), 1), 1024)
+        group = compute.group or most
+    return Method(name, group, model, chain if name in ("chain", "compiled") else None, draws)
+
+
+def predict(model: Model, flat: Vector, inputs: Tensor, *, chunk: int = 500) -> Tensor:
+    """Return outputs ``[examples, ...]`` of the model in evaluation mode, by the fastest way."""
+    chain = chains.chain_of(model, inputs.dim() - 1)
+    with torch.inference_mode():
+        if chain is None:
+            parts = [model(flat, some) for some in inputs.split(chunk)]
+        else:
+            blocks = [chains.lay_out(each) for each in model.views(flat.unsqueeze(0)).values()]
+            parts = [chains.predict(chain, blocks, some) for some in inputs.split(chunk)]
+    return torch.cat(parts)

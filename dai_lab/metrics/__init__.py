@@ -1,0 +1,32 @@
+"""How well it went: accuracy, its spread over clients, and statistics with intervals."""
+
+from dai_lab.metrics.statistics import Estimate, band, difference, estimate, iqm, stratified
+from dai_lab.metrics.utility import (
+    accuracy,
+    correct,
+    final,
+    mean_loss,
+    peak,
+    per_client,
+    rounds_to,
+    seconds_to,
+    spread,
+)
+
+__all__ = [
+    "Estimate",
+    "accuracy",
+    "band",
+    "correct",
+    "difference",
+    "estimate",
+    "final",
+    "iqm",
+    "mean_loss",
+    "peak",
+    "per_client",
+    "rounds_to",
+    "seconds_to",
+    "spread",
+    "stratified",
+]

@@ -1,0 +1,17 @@
+"""Networks, and how any of them is seen as one flat vector."""
+
+from dai_lab.models.networks import lenet5, logistic, mcmahan_cnn, mlp, small_cnn
+from dai_lab.models.residual import resnet8, resnet18
+from dai_lab.models.view import create, flat
+
+__all__ = [
+    "create",
+    "flat",
+    "lenet5",
+    "logistic",
+    "mcmahan_cnn",
+    "mlp",
+    "resnet8",
+    "resnet18",
+    "small_cnn",
+]

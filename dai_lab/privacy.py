@@ -1,0 +1,45 @@
+"""What honest clients do to their rows before they send them."""
+
+from __future__ import annotations
+
+import torch
+
+from dai_lab.core import Key, Rows
+
+
+def none(rows: Rows, *, key: Key) -> Rows:
+    """Send rows as they were computed; nothing is promised.
+
+    Args:
+        rows: What honest clients computed.
+        key: Unused.
+    """
+    return rows
+
+
+def clip(rows: Rows, *, key: Key, norm: float = 1.0) -> Rows:
+    """Shorten every row that is longer than ``norm``; a bound, not yet privacy.
+
+    No noise is added, so this promises nobody anything by itself: it bounds what one client
+    can do to the sum, which is what noise would be measured against.
+
+    Args:
+        rows: What honest clients computed; one that holds NaN or infinity has no length and
+            comes back as NaN.
+        key: Unused; clipping is deterministic.
+        norm: Largest Euclidean length of a row, above 0; ``inf`` clips nothing.
+
+    Raises:
+        ValueError: A bound that is not above 0.
+
+    Source:
+        Abadi et al. 2016, arXiv:1607.00133, section 3.1; McMahan et al. 2018,
+        arXiv:1710.06963, section 2 (whole updates, as here).
+    """
+    if not norm > 0:
+        raise ValueError(f"privacy.norm must be above 0, got {norm}")
+    # Dividing by the largest entry first keeps squares of huge entries from overflowing.
+    largest = rows.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    directions = rows / largest
+    lengths = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+    return torch.where(lengths * largest <= norm, rows, directions * (norm / lengths))

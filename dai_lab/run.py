@@ -1,0 +1,174 @@
+"""The command line: ``dai-lab +experiment=quickstart``, or ``python -m dai_lab.run``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from dai_lab.config import conf_dir, explain
+
+JOURNAL = "DAI_LAB_SWEEP"
+"""Environment variable naming the file to which each job of a sweep adds a line."""
+
+MISTAKES = (HydraException, OmegaConfBaseException, ValueError, OSError, ModuleNotFoundError)
+"""What a user can cause; anything else is ours and keeps its traceback."""
+
+STATUSES = ("finished", "skipped", "failed")
+
+
+def main() -> None:
+    """Run one experiment, a sweep, or ``report <folder>``."""
+    words = sys.argv[1:]
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    journal = Path(tempfile.mkdtemp(prefix="dai-lab-"), "sweep.jsonl")
+    os.environ[JOURNAL] = str(journal)
+    code = 0
+    try:
+        if words[:1] == ["report"]:
+            code = report(words[1:])
+        else:
+            run(words)
+    except MISTAKES as error:
+        if wants_traceback:
+            raise
+        print(f"dai-lab: {explain(error, words)}", file=sys.stderr)
+        code = 1
+    except SystemExit as stop:
+        if wants_traceback and stop.__cause__:
+            raise stop.__cause__ from None
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        jobs = (
+            [json.loads(one) for one in journal.read_text().splitlines()]
+            if journal.exists()
+            else []
+        )
+        journal.unlink(missing_ok=True)
+        journal.parent.rmdir()
+    if jobs:
+        code = closing(jobs) or code
+    sys.exit(code)
+
+
+def run(words: list[str]) -> None:
+    """Hand the command line to Hydra, whose errors come back instead of being printed."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.error = usage  # type: ignore[method-assign]
+    parser.parse_args(words)
+    if "hydra/sweeper=optuna" in words and "max_failure_rate" not in " ".join(words):
+        sys.argv.append("hydra.sweeper.max_failure_rate=1")  # one bad trial stops no other
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")(job)()
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+
+
+def usage(message: str) -> Any:
+    """Say in one line what is wrong with the options."""
+    print(f"dai-lab: {message}; see dai-lab --help", file=sys.stderr)
+    sys.exit(2)
+
+
+def job(cfg: DictConfig) -> float:
+    """Run the composed experiment; return its final test accuracy, for sweepers that search."""
+    here = HydraConfig.get()
+    sweep = here.mode == RunMode.MULTIRUN
+    about: dict[str, Any] = {"job": list(here.overrides.task), "name": cfg.name}
+    try:
+        from dai_lab.experiment import simulate
+
+        result = simulate(cfg, progress=not sweep or "BasicLauncher" in here.launcher._target_)
+    except Exception as error:
+        known = isinstance(error, MISTAKES)
+        with contextlib.suppress(OSError):
+            Path(here.runtime.output_dir).rmdir()  # Hydra made it; a refused run needs none
+        if not sweep:
+            raise (SystemExit(f"dai-lab: {explain(error)}") if known else error) from error
+        if not known:
+            traceback.print_exc()
+        why = explain(error) if known else f"{type(error).__name__}: {error}".splitlines()[0]
+        note({**about, "status": "failed", "why": why})
+        if "BasicSweeper" in here.sweeper._target_:
+            return float("nan")
+        raise
+    summary = result.summary
+    status = "skipped" if result.skipped else "finished"
+    accuracy = summary.get("test_accuracy")
+    if sweep:
+        note({**about, "status": status, "folder": str(result.folder), "accuracy": accuracy})
+    else:
+        there = "  (was there already)" if result.skipped else ""
+        print(f"{in_words(summary)}  {result.folder}{there}")
+    return float("nan") if accuracy is None else float(accuracy)
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """Put the end of a run in one line."""
+    measures = {"test_accuracy": "accuracy", "test_loss": "loss"}
+    found = [f"{word} {summary[name]:.4f}" for name, word in measures.items() if summary.get(name)]
+    ends = "diverged" if summary["diverged"] else "finished"
+    return f"{summary['name']}: {ends} after {summary['rounds']} rounds  {'  '.join(found)}"
+
+
+def note(entry: Mapping[str, Any]) -> None:
+    """Tell the process that started the sweep how a job ended, from whichever process ran it."""
+    with open(os.environ[JOURNAL], "a") as journal:
+        journal.write(json.dumps(entry) + "\n")
+
+
+def closing(jobs: list[dict[str, Any]]) -> int:
+    """Print how a sweep's jobs ended and what they found; return 1 if any failed."""
+    counts = {status: sum(one["status"] == status for one in jobs) for status in STATUSES}
+    print("\n" + ", ".join(f"{number} {status}" for status, number in counts.items()))
+    shared = set.intersection(*(set(one["job"]) for one in jobs)) if len(jobs) > 1 else set()
+    names = [" ".join(word for word in one["job"] if word not in shared) for one in jobs]
+    width = max(map(len, names))
+    rows = zip(jobs, names, strict=True)
+    for one, name in sorted(rows, key=lambda row: (STATUSES.index(row[0]["status"]), row[1])):
+        accuracy = one.get("accuracy")
+        ended = one.get("why") or ("" if accuracy is None else f"accuracy {accuracy:.4f}")
+        print(f"  {one['status']:8}  {name:{width}}  {ended}".rstrip())
+    for folder in sorted({str(Path(one["folder"]).parent) for one in jobs if "folder" in one}):
+        report([folder])
+    return int(counts["failed"] > 0)
+
+
+def report(words: list[str]) -> int:
+    """Print a folder's table, write its report, and say where that is."""
+    if len(words) != 1 or words[0].startswith("-"):
+        print("dai-lab: write dai-lab report <folder>, such as results/run", file=sys.stderr)
+        return 0 if words[:1] in (["--help"], ["-h"]) else 2
+    from dai_lab.report import report as write
+    from dai_lab.report import terminal
+
+    folder = Path(words[0])
+    page = write(folder)
+    print(f"\n{terminal(folder)}\n\nreport: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()
