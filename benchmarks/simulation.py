@@ -43,8 +43,12 @@ def jobs() -> dict[str, Job]:
     """The tasks: one local epoch each, as stated in docs/benchmarks.md."""
 
     def make(factory, **knobs):
-        return create(lambda shape, classes: factory(shape, classes, **knobs),
-                      shape=(1, 28, 28), classes=10, key=Key(0) / "model")
+        return create(
+            lambda shape, classes: factory(shape, classes, **knobs),
+            shape=(1, 28, 28),
+            classes=10,
+            key=Key(0) / "model",
+        )
 
     return {
         "mlp": Job(make(mlp, hidden=[200]), 100, 600, 10, 32, 1.5e-6, 1.7),
@@ -73,8 +77,12 @@ def loop_round(job: Job, task: Task, start, cohort, key: Key):
         module.load_state_dict(names)
         module.train()
         optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
-        plan = epochs_of(task.shards[client], key=key / "client" / client / "batches",
-                         epochs=1, batch_size=job.batch)
+        plan = epochs_of(
+            task.shards[client],
+            key=key / "client" / client / "batches",
+            epochs=1,
+            batch_size=job.batch,
+        )
         for some in plan.steps():
             inputs = task.data.inputs[some]
             targets = task.data.targets[some]
@@ -89,8 +97,17 @@ def loop_round(job: Job, task: Task, start, cohort, key: Key):
 
 def engine_round(task: Task, start, cohort, key: Key, job: Job, compute: Compute):
     """The same round by the lab's engine."""
-    return sgd(task, State(start), start, cohort, key=key, round=1, compute=compute,
-               batch_size=job.batch, rate=RATE).rows
+    return sgd(
+        task,
+        State(start),
+        start,
+        cohort,
+        key=key,
+        round=1,
+        compute=compute,
+        batch_size=job.batch,
+        rate=RATE,
+    ).rows
 
 
 def peak(rounds: int = 5) -> float:
@@ -142,7 +159,8 @@ def compare(name: str, job: Job, compute: Compute, rounds: int) -> None:
         out = {}
         loop = _seconds(lambda: out.update(loop=loop_round(job, task, start, cohort, key)))
         engine = _seconds(
-            lambda: out.update(engine=engine_round(task, start, cohort, key, job, compute)))
+            lambda: out.update(engine=engine_round(task, start, cohort, key, job, compute))
+        )
         apart = max(apart, float((out["loop"] - out["engine"]).abs().max()))
         if number:  # the first round warms both up
             loops.append(loop)
@@ -153,9 +171,12 @@ def compare(name: str, job: Job, compute: Compute, rounds: int) -> None:
     draws = np.random.default_rng(0).integers(0, rounds, (1000, rounds))
     ratios = np.median(np.array(loops)[draws], 1) / np.median(np.array(engines)[draws], 1)
     low, high = np.quantile(ratios, [0.025, 0.975])
-    print(f"| {name} | {method.name}, {method.group} abreast | "
-          f"{np.median(loops) / np.median(engines):.2f} [{low:.2f}, {high:.2f}] | {job.target} | "
-          f"{share:.2f} | {apart:.1e} (bound {job.tolerance:.1e}) |", flush=True)
+    print(
+        f"| {name} | {method.name}, {method.group} abreast | "
+        f"{np.median(loops) / np.median(engines):.2f} [{low:.2f}, {high:.2f}] | {job.target} | "
+        f"{share:.2f} | {apart:.1e} (bound {job.tolerance:.1e}) |",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -166,8 +187,10 @@ def main() -> None:
     parser.add_argument("--calibrate", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| task | engine | times faster than the loop | asked for | share of the machine's "
-          "matrix products | largest difference of a parameter after a round |")
+    print(
+        "| task | engine | times faster than the loop | asked for | share of the machine's "
+        "matrix products | largest difference of a parameter after a round |"
+    )
     print("|---|---|---|---|---|---|")
     for name, job in jobs().items():
         if name not in options.tasks.split(","):

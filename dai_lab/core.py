@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -108,7 +108,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for part in (self.train, self.test) if self.classes else ():
-            if len(part) and not 0 <= int(part.targets.min()) <= int(part.targets.max()) < self.classes:
+            if (
+                len(part)
+                and not 0 <= int(part.targets.min()) <= int(part.targets.max()) < self.classes
+            ):
                 raise ValueError(f"data: targets must be in 0..{self.classes - 1}")
 
     @property
@@ -387,9 +390,7 @@ class Tracker(Protocol):
 class Engine(Protocol):
     """From a training function and a cohort to the cohort's updates, wherever they run."""
 
-    def __call__(
-        self, train: Callable[[Sequence[int]], Updates], cohort: Sequence[int]
-    ) -> Updates:
+    def __call__(self, train: Callable[[Sequence[int]], Updates], cohort: Sequence[int]) -> Updates:
         """Return one row per client, in the cohort's order."""
 
 

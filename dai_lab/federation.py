@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from dai_lab.core import (
     Examples,
     Key,
     LocalTraining,
-    Partition,
     Partitioner,
     Privacy,
     Record,
@@ -303,9 +301,7 @@ def _alone(
     """Every client of the cohort trains on; nothing leaves it."""
     cohort = us.cohort(len(us.task.shards), key=key / "cohort")
     if "local/params" not in state.memory:
-        state = state.remember(
-            local__params=state.params.expand(len(us.task.shards), -1).clone()
-        )
+        state = state.remember(local__params=state.params.expand(len(us.task.shards), -1).clone())
     own = state.memory["local/params"]
     with clock("train"):
         updates = _trained(us, us.task, state, own[list(cohort)], cohort, number, key)
@@ -338,15 +334,10 @@ def _judge(us: Federation, state: State) -> Record:
         record = _score(us, predict(model, state.params, us.test.inputs), us.test.targets)
         outputs = predict(model, state.params, inputs) if len(inputs) else None
     else:
-        scores = [
-            _score(us, predict(model, row, us.test.inputs), us.test.targets) for row in own
-        ]
-        record = {
-            name: sum(score[name] for score in scores) / len(scores) for name in scores[0]
-        }
+        scores = [_score(us, predict(model, row, us.test.inputs), us.test.targets) for row in own]
+        record = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
         parts = [
-            predict(model, row, us.task.data.inputs[held[client]])
-            for client, row in enumerate(own)
+            predict(model, row, us.task.data.inputs[held[client]]) for client, row in enumerate(own)
         ]
         outputs = torch.cat(parts) if len(inputs) else None
     if outputs is None or not us.classes:
@@ -362,7 +353,9 @@ def _judge(us: Federation, state: State) -> Record:
 
 
 def _score(
-    us: Federation, outputs: Float[Tensor, "examples ..."], targets: Int[Tensor, "examples"] | Float[Tensor, "examples"]
+    us: Federation,
+    outputs: Float[Tensor, "examples ..."],
+    targets: Int[Tensor, "examples"] | Float[Tensor, "examples"],
 ) -> dict[str, float]:
     losses = us.task.model.loss(outputs, targets)
     found = {"test_loss": float(losses.mean())}

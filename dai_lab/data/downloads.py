@@ -29,8 +29,8 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 PATIENCE = 20.0
 """Seconds a server may be silent before a download is given up."""
 
-Pixels = UInt8[Tensor, "examples ..."]
-Labels = Int[Tensor, "examples"]
+Pixels = UInt8[Tensor, "_ ..."]
+Labels = Int[Tensor, "_"]
 Part = tuple[Pixels, Labels]
 
 BROKEN = (
@@ -226,7 +226,7 @@ def _debian_fashion() -> list[Part]:
         ) from None
 
 
-def _idx(path: Path) -> UInt8[Tensor, ...]:
+def _idx(path: Path) -> UInt8[Tensor, "..."]:
     """Read one compressed array of bytes in the idx format MNIST introduced."""
     content = gzip.decompress(path.read_bytes())
     if content[:3] != b"\x00\x00\x08":

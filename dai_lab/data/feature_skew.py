@@ -36,8 +36,8 @@ def features(
         ValueError: ``noise`` is negative, or ``rotation`` is asked of what is not an image.
 
     Source:
-        Li et al. 2022 (NIID-Bench), arXiv:2102.02079, section 4.2 (noise); Ghosh et al. 2020,
-        arXiv:2006.04088, section 6 (rotation).
+        Noise: Li et al. 2022 (NIID-Bench), arXiv:2102.02079, "Noise-based feature imbalance".
+        Rotation: Ghosh et al. 2020, arXiv:2006.04088, the experiments on rotated MNIST.
     """
     if not 0 <= noise < math.inf:
         raise ValueError(f"partition.noise must be at least 0, got {noise}")
@@ -64,7 +64,7 @@ def features(
 
 def _turned(
     images: Float[Tensor, "examples channels height width"],
-    degrees: Float[Tensor, examples],
+    degrees: Float[Tensor, "examples"],
     batch: int = 4096,
 ) -> Float[Tensor, "examples channels height width"]:
     """Turn each image counterclockwise about its center, by bilinear interpolation."""

@@ -47,8 +47,8 @@ def dirichlet(
             examples than there are, or the data has no classes.
 
     Source:
-        Li et al. 2022 (NIID-Bench), arXiv:2102.02079, section 4.1; Yurochkin et al. 2019,
-        arXiv:1905.12022, section 4.
+        Yurochkin et al. 2019, arXiv:1905.12022, the experiments; Li et al. 2022 (NIID-Bench),
+        arXiv:2102.02079, "Distribution-based label imbalance".
     """
     labels = _labels(data, "dirichlet")
     _refuse_alpha(alpha)
@@ -131,7 +131,7 @@ def quantity(
             there are.
 
     Source:
-        Li et al. 2022 (NIID-Bench), arXiv:2102.02079, section 4.3.
+        Li et al. 2022 (NIID-Bench), arXiv:2102.02079, "Quantity skew".
     """
     _refuse_alpha(alpha)
     _refuse_crowd(data, clients, minimum=minimum)

@@ -24,6 +24,7 @@ def picture(partition: Partition, *, most: int = 40) -> Figure:
 
     A bubble's area is the number of examples. With more than ``most`` clients an evenly spaced
     sample is drawn, and the title says so. A regression, or more than 100 classes, has bars only.
+    A notebook shows the figure once it has run ``%matplotlib inline``.
 
     Args:
         partition: What to draw.
@@ -32,7 +33,6 @@ def picture(partition: Partition, *, most: int = 40) -> Figure:
     Raises:
         ValueError: ``most`` is below 1.
     """
-    # pyplot is not drawn with; importing it is what lets a notebook display the figure.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -82,7 +82,7 @@ def holdings(partition: Partition) -> Int[Tensor, "clients classes"]:
     return pairs.bincount(minlength=len(shards) * data.classes).view(-1, data.classes)
 
 
-def _evenly_spaced(clients: int, most: int) -> Int[Tensor, shown]:
+def _evenly_spaced(clients: int, most: int) -> Int[Tensor, "shown"]:
     """Choose the clients to draw."""
     shown = min(clients, most)
     return torch.arange(shown) * clients // shown

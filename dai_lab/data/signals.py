@@ -14,11 +14,12 @@ from dai_lab.data.cards import BUNDLED, file_hash
 def watch_har(*, window: int = 100, stride: int = 100) -> Dataset:
     """Ten people doing seven shoulder exercises with a smartwatch: a natural federation.
 
-    Each person did each exercise twice: the first recording is for training and the second for
-    testing, so no window of a recording stands on both sides. Inputs are ``[6, window]``
-    (acceleration and rotation along three axes, 50 readings a second), each channel
-    standardized with the training recordings' statistics. Attributes are ``subject`` and
-    ``series``, the recording. Readings after a recording's last whole window are left out.
+    Each person did each exercise once with either arm. Of these two recordings the one that comes
+    first in the file (the arms are mixed) is for training and the other for testing, so no window
+    of a recording stands on both sides, and a person is judged on the other arm. Inputs are
+    ``[6, window]`` (acceleration and rotation along three axes, 50 readings a second), each
+    channel standardized with the training recordings' statistics. Attributes are ``subject``
+    and ``series``, the recording. Readings after a recording's last whole window are left out.
 
     Args:
         window: Readings in one example, from 1 to 947, the shortest recording.
@@ -30,7 +31,8 @@ def watch_har(*, window: int = 100, stride: int = 100) -> Dataset:
         ValueError: ``window`` or ``stride`` is out of range.
 
     Source:
-        Burns et al. 2018, "Shoulder physiotherapy exercise recognition", arXiv:1802.01489.
+        Burns et al. 2018, "Shoulder physiotherapy exercise recognition", arXiv:1802.01489; the
+        part of its data that seglearn publishes.
     """
     path = BUNDLED / "watch_har.npz"
     with np.load(path, allow_pickle=False) as file:
@@ -52,7 +54,7 @@ def watch_har(*, window: int = 100, stride: int = 100) -> Dataset:
     start = (length.cumsum(0) - length)[series] + stride * place
     inputs = signal.T.unfold(1, window, 1)[:, start].transpose(0, 1).contiguous()
 
-    def part(rows: Bool[Tensor, windows]) -> Examples:
+    def part(rows: Bool[Tensor, "windows"]) -> Examples:
         attributes = {"subject": subject[series[rows]] - 1, "series": series[rows]}
         return Examples(inputs[rows], exercise[series[rows]], attributes)
 
@@ -61,14 +63,14 @@ def watch_har(*, window: int = 100, stride: int = 100) -> Dataset:
         "smartwatch recordings of shoulder exercises (Burns et al.), PyPI seglearn 1.2.5",
         "BSD-3-Clause",
         file_hash(path),
-        "first recording of each exercise and person trains, the second tests",
+        "of a person's two recordings of an exercise, one arm each, one trains and one tests",
     )
     people = tuple(f"person {number}" for number in range(1, 11))
     tests = again[series]
     return Dataset(part(~tests), part(tests), 7, card, {"classes": names, "subject": people})
 
 
-def _second(kinds: Int[Tensor, series]) -> Bool[Tensor, series]:
+def _second(kinds: Int[Tensor, "series"]) -> Bool[Tensor, "series"]:
     """Mark every recording whose kind has occurred before."""
     order = kinds.sort(stable=True).indices
     repeats = torch.zeros(len(kinds), dtype=torch.bool)

@@ -37,7 +37,7 @@ def adult(*, sensitive: str = "keep") -> Dataset:
 
     Source:
         Kohavi 1996, "Scaling up the accuracy of naive-Bayes classifiers"; the groups by doctorate
-        from Mohri et al. 2019, arXiv:1902.00146, section 5.
+        from Mohri et al. 2019, arXiv:1902.00146, the experiments on Adult.
     """
     table = _read("adult")
     income = table["income"].eq(">50K").to_numpy()
@@ -189,7 +189,7 @@ def credit_default(*, sensitive: str = "keep") -> Dataset:
     )
 
 
-def encode(table: pd.DataFrame, tests: Bool[Tensor, rows]) -> Float[Tensor, "rows columns"]:
+def encode(table: pd.DataFrame, tests: Bool[Tensor, "rows"]) -> Float[Tensor, "rows columns"]:
     """Turn a table into numbers, looking at nothing but the training rows.
 
     Args:
@@ -231,17 +231,17 @@ def _hidden(sensitive: str, columns: Sequence[str]) -> Sequence[str]:
     return columns if sensitive == "drop" else ()
 
 
-def _integers(column: pd.Series[Any]) -> Int[Tensor, rows]:
+def _integers(column: pd.Series[Any]) -> Int[Tensor, "rows"]:
     return torch.from_numpy(column.to_numpy(np.int64, copy=True))
 
 
-def _codes(column: pd.Series[str]) -> tuple[Int[Tensor, rows], tuple[str, ...]]:
+def _codes(column: pd.Series[str]) -> tuple[Int[Tensor, "rows"], tuple[str, ...]]:
     """Number the words of a column in alphabetical order."""
     words, codes = np.unique(column.to_numpy(str), return_inverse=True)
     return torch.from_numpy(codes.astype(np.int64)), tuple(words.tolist())
 
 
-def _which(table: pd.DataFrame) -> Int[Tensor, rows]:
+def _which(table: pd.DataFrame) -> Int[Tensor, "rows"]:
     """Undo a one-hot encoding."""
     return torch.from_numpy(table.to_numpy(np.int64).argmax(axis=1))
 
@@ -249,8 +249,8 @@ def _which(table: pd.DataFrame) -> Int[Tensor, rows]:
 def _dataset(
     inputs: pd.DataFrame,
     targets: np.ndarray,
-    tests: Bool[Tensor, rows],
-    attributes: dict[str, Int[Tensor, rows]],
+    tests: Bool[Tensor, "rows"],
+    attributes: dict[str, Int[Tensor, "rows"]],
     names: dict[str, tuple[str, ...]],
     card: Card,
 ) -> Dataset:

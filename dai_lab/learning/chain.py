@@ -48,6 +48,9 @@ class Chain:
         return kinds == [*["linear", "relu"] * deep, "linear"]
 
 
+TWO_BY_TWO = ((2, 2), (2, 2), (0, 0), (1, 1))
+"""Kernel, stride, padding and dilation of the pooling that a pass of our own does, with ReLU."""
+
 RANKS = {"linear": 1, "conv": 3, "pool": 3}
 """Dimensions of one example that a layer takes here."""
 
@@ -122,6 +125,9 @@ def chain_of(model: Model, rank: int) -> Chain | None:
     for at, (one, two) in enumerate(pairwise(layers)):
         if (one.kind, two.kind) == ("relu", "pool"):
             layers[at], layers[at + 1] = two, one
+    for at, (one, two) in reversed(list(enumerate(pairwise(layers)))):
+        if (one, two) == (Layer("pool", knobs=TWO_BY_TWO), Layer("relu")):
+            layers[at : at + 2] = [Layer("halve", knobs=TWO_BY_TWO)]
     return Chain(tuple(layers))
 
 
@@ -140,6 +146,10 @@ def _images(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last)
 
 
+def _ours(images: Tensor) -> bool:
+    return images.device.type == "cpu" and images.dtype is torch.float32
+
+
 def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list[Any]]:
     """Run one client's network (G = 1) on ``[B, *S]``; return logits and what the way back needs."""
     here = inputs
@@ -149,9 +159,14 @@ def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list
         match layer.kind:
             case "linear":
                 kept.append(here)
-                weight = blocks[layer.first][0].t()
+                weight = blocks[layer.first][0]
                 bias = blocks[layer.first + 1][0] if layer.bias else None
-                here = here @ weight if bias is None else torch.addmm(bias, here, weight)
+                if _ours(here):
+                    from dai_lab.learning.products import linear
+
+                    here = linear(here, weight, bias)
+                else:
+                    here = functional.linear(here, weight, bias)
             case "conv":
                 here = _images(here)
                 kept.append(here)
@@ -161,6 +176,16 @@ def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list
             case "pool":
                 pooled, where = torch.ops.aten.max_pool2d_with_indices(here, *layer.knobs)
                 kept.append((here, where))
+                here = pooled
+            case "halve" if _ours(here):
+                from dai_lab.learning.halving import halve
+
+                out, where = halve(here)
+                kept.append((here, where))
+                here = out
+            case "halve":
+                pooled, where = torch.ops.aten.max_pool2d_with_indices(here, *layer.knobs)
+                kept.append((here, where, pooled.clamp_min_(0)))
                 here = pooled
             case "relu":
                 here = here.clamp_min_(0) if fresh else here.clamp_min(0)
@@ -177,9 +202,7 @@ def predict(chain: Chain, blocks: Blocks, inputs: Tensor) -> Tensor:
     return _forward(chain, blocks, inputs)[0]
 
 
-def _at_logits(
-    logits: Tensor, targets: Tensor, share: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _at_logits(logits: Tensor, targets: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return each example's loss ``[B]`` and the loss's slope at the logits.
 
     ``share`` ``[B]`` is what each example counts for; without it the slope is of the sum.
@@ -215,9 +238,16 @@ def _backward(
         layer, was = chain.layers[at], kept[at]
         match layer.kind:
             case "linear":
-                # Before the weights move, since ``into`` may be the weights.
-                below = slope @ blocks[layer.first][0] if at > lowest else slope
-                if clients == 1:
+                # The inputs' slope comes first, since ``into`` may be the weights.
+                below = slope
+                if at > lowest:
+                    below = _slope_of_inputs(slope, blocks[layer.first][0])
+                if clients == 1 and _ours(slope):
+                    from dai_lab.learning.products import add_slope_of_weights
+
+                    target = into[layer.first][0]
+                    add_slope_of_weights(target, slope, was, alpha=alpha, beta=beta)
+                elif clients == 1:
                     into[layer.first][0].addmm_(slope.t(), was, beta=beta, alpha=alpha)
                 else:
                     rise, run = (each.unflatten(0, (clients, -1)) for each in (slope, was))
@@ -232,6 +262,17 @@ def _backward(
                 slope = slope.view(was.shape)
                 if was.dim() == 4:
                     slope = slope.contiguous(memory_format=torch.channels_last)
+            case "halve" if _ours(slope):
+                from dai_lab.learning.halving import unhalve
+
+                before, where = was
+                slope = unhalve(slope, where, *before.shape[2:])
+            case "halve":
+                before, where, after = was
+                slope = torch.ops.aten.threshold_backward(slope, after, 0)
+                slope = torch.ops.aten.max_pool2d_with_indices_backward(
+                    slope, before, *layer.knobs, False, where
+                )
             case "pool":
                 before, where = was
                 slope = torch.ops.aten.max_pool2d_with_indices_backward(
@@ -241,6 +282,14 @@ def _backward(
                 slope = _conv_backward(
                     layer, blocks, into, was, slope, at > lowest, alpha, beta, clients
                 )
+
+
+def _slope_of_inputs(slope: Tensor, weight: Tensor) -> Tensor:
+    if not _ours(slope):
+        return slope @ weight
+    from dai_lab.learning.products import slope_of_inputs
+
+    return slope_of_inputs(slope, weight)
 
 
 def _blend(into: Tensor, gradient: Tensor, alpha: float, beta: float) -> None:

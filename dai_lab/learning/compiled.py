@@ -3,74 +3,26 @@
 A step of a small network is short against the cost of calling torch at all. Here every client
 trains in place in its own row of the result, in the flat order of its parameters: gather a batch,
 one matrix product a layer forward, two back, and plain SGD adds the last of them straight onto the
-weights. Matrix products are BLAS's (scipy's), called by address so that the compiled code can be
-cached on disk. No state, no lock, no Python: threads share a cohort without changing a bit.
+weights. No state, no lock, no Python: threads share a cohort without changing a bit.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import get_cython_function_address, intrinsic
+from numba import njit
 from numpy.typing import NDArray
+
+from dai_lab.learning.products import blas, outputs, to_inputs, to_weights
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 
-@cache
-def _sgemm() -> int:
-    """Find BLAS and keep it to one thread: threads are the cohort's, not a product's."""
-    import scipy.linalg.cython_blas
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1, user_api="blas")
-    return int(get_cython_function_address("scipy.linalg.cython_blas", "sgemm"))
-
-
-@intrinsic
-def _product(
-    typingctx: Any, blas: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any,
-    alpha: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any, c: Any, ldc: Any,
-) -> Any:  # fmt: skip
-    """Column-major ``C[m, n] = alpha * op(A) op(B) + beta * C``; matrices by address."""
-    whole, real = types.int64, types.float32
-    signature = types.void(
-        whole, whole, whole, whole, whole, whole, real, whole, whole, whole, whole, real, whole,
-        whole,
-    )  # fmt: skip
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        byte, word, number = ir.IntType(8), ir.IntType(32), ir.FloatType()
-        kinds = [byte, byte, word, word, word, number, None, word, None, word, number, None, word]
-        values = []
-        for kind, value in zip(kinds, args[1:], strict=True):
-            if kind is None:
-                values.append(builder.inttoptr(value, byte.as_pointer()))
-                continue
-            value = value if kind is number else builder.trunc(value, kind)
-            slot = cgutils.alloca_once(builder, kind)
-            builder.store(value, slot)
-            values.append(builder.bitcast(slot, byte.as_pointer()))
-        shape = ir.FunctionType(ir.VoidType(), [byte.as_pointer()] * 13)
-        builder.call(builder.inttoptr(args[0], shape.as_pointer()), values)
-        return context.get_dummy_value()
-
-    return signature, code
-
-
-N, T = ord("N"), ord("T")
-
-
-@njit(cache=True, nogil=True, fastmath=False, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _client(
-    blas, inputs, targets, order, bounds, sizes, biased, w, start, rate, momentum, weight_decay,
+    address, inputs, targets, order, bounds, sizes, biased, w, start, rate, momentum, weight_decay,
     bound, proximal,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Train one client in place in ``w`` and return its mean loss."""
@@ -102,7 +54,9 @@ def _client(
         batch = bounds[step + 1] - bounds[step]
         width = sizes[0]
         for row in range(batch):
-            acts[row * width : (row + 1) * width] = inputs[order[bounds[step] + row]]
+            example = order[bounds[step] + row]
+            for j in range(width):
+                acts[row * width + j] = inputs[example, j]
         for layer in range(layers):
             rows, cols = sizes[layer], sizes[layer + 1]
             z = acts[places[layer + 1] : places[layer + 1] + batch * cols]
@@ -112,11 +66,9 @@ def _client(
                 keep = np.float32(1)
                 bias = w[at + rows * cols : at + rows * cols + cols]
                 for row in range(batch):
-                    z[row * cols : (row + 1) * cols] = bias
-            _product(
-                blas, T, N, cols, batch, rows, np.float32(1), w[at:].ctypes.data, rows,
-                acts[places[layer] :].ctypes.data, rows, keep, z.ctypes.data, cols,
-            )  # fmt: skip
+                    for j in range(cols):
+                        z[row * cols + j] = bias[j]
+            outputs(address, acts[places[layer] :], w[at:], z, batch, rows, cols, keep)
             if layer < layers - 1:
                 for j in range(batch * cols):
                     # Written so that NaN stays NaN.
@@ -146,14 +98,10 @@ def _client(
             rows, cols = sizes[layer], sizes[layer + 1]
             at = offsets[layer]
             if layer:
-                _product(
-                    blas, N, N, rows, batch, cols, np.float32(1), w[at:].ctypes.data, rows,
-                    slope.ctypes.data, cols, np.float32(0), below.ctypes.data, rows,
-                )  # fmt: skip
-            _product(
-                blas, N, T, rows, cols, batch, alpha, acts[places[layer] :].ctypes.data, rows,
-                slope.ctypes.data, cols, beta, g[at:].ctypes.data, rows,
-            )  # fmt: skip
+                to_inputs(address, slope, w[at:], below, batch, rows, cols)
+            to_weights(
+                address, slope, acts[places[layer] :], g[at:], batch, rows, cols, alpha, beta
+            )
             if biased[layer]:
                 at += rows * cols
                 for j in range(cols):
@@ -191,9 +139,9 @@ def _client(
     return loss
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _cohort(
-    blas, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses, rate,
+    address, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses, rate,
     momentum, weight_decay, bound, proximal, begin, end,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Train clients ``begin`` to ``end`` of the cohort into their rows."""
@@ -203,7 +151,7 @@ def _cohort(
         w[:] = anchor
         mine = bounds[firsts[client] : firsts[client + 1] + 1]
         losses[client] = _client(
-            blas, inputs, targets, order, mine, sizes, biased, w, anchor, rate, momentum,
+            address, inputs, targets, order, mine, sizes, biased, w, anchor, rate, momentum,
             weight_decay, bound, proximal,
         )  # fmt: skip
         for j in range(len(w)):
@@ -249,14 +197,14 @@ def train(
         proximal: Pull back to the start.
         threads: Threads that share the cohort; the result does not depend on them.
     """
-    blas = _sgemm()
+    address = blas()
     knobs = [np.float32(knob) for knob in (rate, momentum, weight_decay, clip or 0, proximal)]
     clients = len(rows)
     cuts = np.linspace(0, clients, min(threads, max(clients, 1)) + 1).astype(int)
 
     def part(begin: int, end: int) -> None:
         _cohort(
-            blas, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses,
+            address, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses,
             *knobs, begin, end,
         )  # fmt: skip
 

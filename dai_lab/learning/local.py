@@ -14,9 +14,9 @@ from torch import Tensor
 from dai_lab.core import Compute, Key, Rows, State, Task, Updates, Vector
 from dai_lab.learning import chain as chains
 from dai_lab.learning.batches import Plan, epochs_of, one_batch, side_by_side
+from dai_lab.learning.chain import Blocks
 from dai_lab.learning.methods import Method, choose
 from dai_lab.learning.schedules import constant
-from dai_lab.learning.chain import Blocks
 
 
 @dataclass(frozen=True)
@@ -321,9 +321,7 @@ def _clip(slopes: Blocks, bound: float) -> None:
         slope.mul_(factors.view(-1, *[1] * (slope.dim() - 1)))
 
 
-def _step(
-    blocks: Blocks, slopes: Blocks, velocity: Blocks, anchor: Blocks, rule: Descent
-) -> None:
+def _step(blocks: Blocks, slopes: Blocks, velocity: Blocks, anchor: Blocks, rule: Descent) -> None:
     """One step of SGD in place; the penalties go where ``torch.optim.SGD`` users put them."""
     if rule.proximal:
         _add(slopes, blocks, rule.proximal)

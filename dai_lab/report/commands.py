@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +18,20 @@ BESIDE = ("hydra", "tracker", "engine", "compute", "results")
 """Settings of the machine that ran it, left for the next machine to choose."""
 
 
-def command(run: Run) -> str:
+def command(run: Run, *, seeds: Sequence[Any] = ()) -> str:
     """Give the command that computes ``run`` again, in terms of today's parts and defaults.
 
     Where no words would give exactly these settings (a part of the user's own, say), the line
     hands over the run's own ``config.yaml`` instead.
+
+    Args:
+        run: What to repeat.
+        seeds: Repeat it with these seeds, as a sweep; its own seed alone unless given.
     """
     words = overrides({key: run.config[key] for key in run.config if key not in BESIDE})
+    if words is not None and len(seeds) > 1:
+        words = [word for word in words if not word.startswith("seed=")]
+        words = ["-m", *words, f"seed={','.join(map(str, seeds))}"]
     if words is not None:
         return shlex.join(["python", "-m", "dai_lab.run", *words])
     script = (

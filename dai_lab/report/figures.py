@@ -45,7 +45,7 @@ def theme(*, dark: bool = False) -> Iterator[None]:
     settings: Any = {
         "figure.facecolor": ground,
         "axes.facecolor": ground,
-        "savefig.facecolor": ground,
+        "savefig.facecolor": "auto",
         "text.color": ink,
         "axes.labelcolor": ink,
         "axes.edgecolor": ink,
@@ -125,7 +125,9 @@ def draw_curves(
         names = {group.label: fill(group.label, int(wide * 10)) for group in groups}
         columns = _columns(list(names.values()), wide)
         lines = sum(name.count("\n") + 1 for name in names.values()) / columns
-        figure = _canvas(Figure(figsize=(wide, 3.4 + 0.24 * ceil(lines)), layout="constrained"))
+        figure = _canvas(
+            Figure(figsize=(wide, 3.4 + 0.24 * ceil(lines)), layout="constrained"), dark=dark
+        )
         for axes, metric in zip(
             figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
         ):
@@ -142,6 +144,8 @@ def draw_curves(
         }
         shown_names = [names[label] for label in handles]
         figure.legend([*handles.values()], shown_names, loc="outside lower center", ncols=columns)
+        # Ticks take their colors when they are first needed, which must not be after the theme.
+        figure.draw_without_rendering()
     return figure
 
 
@@ -162,16 +166,17 @@ def draw_finals(
         names = [fill(label, 48) for label in ends]
         wide = 4.8 + 0.09 * max(len(line) for name in names for line in name.splitlines())
         height = 1.3 + sum(0.2 + 0.2 * (name.count("\n") + 1) for name in names)
-        figure = _canvas(Figure(figsize=(wide, height), layout="constrained"))
+        figure = _canvas(Figure(figsize=(wide, height), layout="constrained"), dark=dark)
         axes = figure.subplots()
         for place, (values, look) in enumerate(ends.values()):
             center = estimate(values)
             axes.plot(values, [place] * len(values), "|", color=look["color"], alpha=0.6, ms=9)
             axes.plot([center.low, center.high], [place] * 2, color=look["color"], lw=2.5)
-            axes.plot(center.value, place, look["marker"], color=look["color"], ms=8)
+            axes.plot(center.value, place, look["marker"], color=look["color"], ms=6)
         axes.set_yticks(range(len(ends)), names)
         axes.set(xlabel=f"final {METRICS.get(metric, metric)}", ylim=(len(ends) - 0.4, -0.6))
         axes.grid(axis="y", visible=False)
+        figure.draw_without_rendering()
     return figure
 
 
@@ -187,12 +192,12 @@ def rendered(figure: Figure, kind: str, *, dark: bool = False) -> bytes:
     return out.getvalue()
 
 
-def _canvas(figure: Figure) -> Figure:
+def _canvas(figure: Figure, *, dark: bool) -> Figure:
     """Attach the canvas that draws without a screen, and let a notebook show the figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    figure._repr_png_ = lambda: rendered(figure, "png")  # type: ignore[attr-defined]
+    figure._repr_png_ = lambda: rendered(figure, "png", dark=dark)  # type: ignore[attr-defined]
     return figure
 
 

@@ -128,9 +128,18 @@ def _page(
         broken=[
             {"folder": _short(run, root), "problem": run.problem} for run in found if run.problem
         ],
-        notes=[*repeated, *(f"{_short(run, root)}: {note}" for run in found for note in run.notes)],
+        notes=[
+            *repeated,
+            *_uncommitted(counted),
+            *(f"{_short(run, root)}: {note}" for run in found for note in run.notes),
+        ],
         commands=[
-            {"label": group.label, "seeds": _seeds(group), "line": command(group.runs[0])}
+            {
+                "label": group.label,
+                "line": command(
+                    group.runs[0], seeds=[run.config.get("seed") for run in group.runs]
+                ),
+            }
             for group in groups
         ],
         settings={name: json.dumps(value) for name, value in common(knobs).items()},
@@ -147,16 +156,21 @@ def _short(run: Run, root: Path) -> str:
     return run.folder.name if inside == "." else inside
 
 
-def _seeds(group: Group) -> str:
-    first, *others = (str(run.config.get("seed")) for run in group.runs)
-    return f"seed {first}" + (f"; the others with seed={','.join(others)}" if others else "")
+def _uncommitted(counted: Sequence[Run]) -> list[str]:
+    dirty = sum(run.environment.get("dirty") is True for run in counted)
+    return [f"{dirty} of {len(counted)} runs used code that differs from its commit"] * (dirty > 0)
 
 
 def _environment(counted: Sequence[Run]) -> dict[str, list[str]]:
-    """Collect what the runs ran on; an entry with two values means they did not run alike."""
+    """Collect what the runs ran on; an entry with two values means they did not run alike.
+
+    The digest is a run's name, no part of where it ran.
+    """
     found: dict[str, dict[str, None]] = {}
     for run in counted:
         for name, value in flat(run.environment).items():
+            if name == "digest":
+                continue
             text = value if isinstance(value, str) else json.dumps(value)
             found.setdefault(name, {})[text] = None
     return {name: list(values) for name, values in found.items()}

@@ -126,7 +126,7 @@ def test_a_damaged_debian_package_is_one_line(content, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not downloads.DEBIAN.is_dir(), reason="dataset-fashion-mnist not installed")
-def test_the_real_fashion_has_7000_pictures_of_each_kind():
+def test_the_real_fashion_mnist_has_7000_pictures_of_each_kind():
     data = fashion_mnist()
     assert data.train.targets.bincount().tolist() == [6000] * 10
     assert data.test.targets.bincount().tolist() == [1000] * 10
