@@ -1,4 +1,4 @@
-"""The nouns and verbs every room shares: rows, keys, states, and what a part must take and return."""
+"""The nouns and verbs every room shares: rows, keys, states, what parts take and return."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Key:
     """A place in a run where randomness is drawn.
 
     Two keys with the same seed and path draw the same numbers, whatever else the run does
-    before, after or beside them.
+    before, after or beside them. Streams are for experiments: torch's generator takes 32 bits of
+    a key, so nothing that must stay secret is ever drawn from one.
     """
 
     seed: int
@@ -52,7 +53,7 @@ class Key:
     def seeded(self) -> Iterator[None]:
         """Let code that can only draw from torch's global CPU generator draw from here."""
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(self.number())
+            torch.default_generator.manual_seed(self.number())
             yield
 
 
@@ -83,7 +84,7 @@ class Examples:
                     f"data: {name} has {len(column)} entries for {len(self.inputs)} inputs"
                 )
         if not bool(torch.isfinite(self.inputs).all()):
-            bad = (~torch.isfinite(self.inputs.flatten(1)).all(1)).sum()
+            bad = (~torch.isfinite(self.inputs).reshape(len(self), -1).all(1)).sum()
             raise ValueError(f"data: {int(bad)} of {len(self)} inputs hold NaN or infinity")
 
     def __len__(self) -> int:
@@ -212,7 +213,8 @@ class Model:
         """Run the network with the parameters ``flat`` on a batch."""
         # The mode is a flag of the shared recipe; training needs it for dropout alone.
         self.module.train(train)
-        return torch.func.functional_call(self.module, self.views(flat), (inputs,))
+        outputs: Tensor = torch.func.functional_call(self.module, self.views(flat), (inputs,))
+        return outputs
 
 
 @dataclass(frozen=True)

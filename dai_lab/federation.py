@@ -37,7 +37,7 @@ from dai_lab.core import (
 )
 from dai_lab.data import split
 from dai_lab.learning import choose, fedavg, predict
-from dai_lab.metrics import per_client, spread
+from dai_lab.metrics import accuracy, correct, mean_loss, per_client, spread
 from dai_lab.models import create
 from dai_lab.privacy import clip
 
@@ -342,9 +342,8 @@ def _judge(us: Federation, state: State) -> Record:
         outputs = torch.cat(parts) if len(inputs) else None
     if outputs is None or not us.classes:
         return record
-    correct = outputs.argmax(1) == targets
-    in_order = Shards(torch.arange(len(correct)), held.offsets)
-    spreads = spread(per_client(correct, in_order))
+    in_order = Shards(torch.arange(len(outputs)), held.offsets)
+    spreads = spread(per_client(correct(outputs, targets), in_order))
     return record | {
         "client_accuracy": spreads["mean"],
         "client_accuracy_worst10": spreads["worst10"],
@@ -357,8 +356,7 @@ def _score(
     outputs: Float[Tensor, "examples ..."],
     targets: Int[Tensor, "examples"] | Float[Tensor, "examples"],
 ) -> dict[str, float]:
-    losses = us.task.model.loss(outputs, targets)
-    found = {"test_loss": float(losses.mean())}
+    found = {"test_loss": mean_loss(us.task.model.loss(outputs, targets))}
     if us.classes:
-        found["test_accuracy"] = float((outputs.argmax(1) == targets).float().mean())
+        found["test_accuracy"] = accuracy(correct(outputs, targets))
     return found

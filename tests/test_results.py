@@ -24,7 +24,7 @@ SMALL = (
     "federation.clients=4",
     "federation.holdout=0",
     "server=fedavgm",
-    "rounds=4",
+    "rounds=3",
     "compute.method=vmap",
 )
 SAME = ("records.jsonl", "summary.json", "checkpoint.safetensors")
@@ -117,14 +117,15 @@ while True:
         break
     assert first == -signal.SIGKILL, first
     killed += 1
-    ended(child(folder, die_at(point % 7)))  # and once more, while it mends itself
+    if point % 4 == 0:
+        ended(child(folder, die_at(point % 7)))  # and once more, while it mends itself
     assert ended(child(folder)) == 0
     same(folder, reference)
     point += 1
 print(killed)
 """
     # Each round waits for the disk four times and swaps one file.
-    assert int(in_another_process(script, tmp_path)) > 4 * 5
+    assert int(in_another_process(script, tmp_path)) > 3 * 5
 
 
 def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path):
@@ -132,8 +133,8 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(tmp_path):
 import numpy
 draw = numpy.random.default_rng(Key(2).number())
 kills = 0
-for folder in (f"{root}/{number}" for number in range(6)):
-    for _ in range(4):
+for folder in (f"{root}/{number}" for number in range(4)):
+    for _ in range(3):
         pid = child(folder)
         time.sleep(draw.uniform(0, took))
         os.kill(pid, signal.SIGKILL)
@@ -142,7 +143,7 @@ for folder in (f"{root}/{number}" for number in range(6)):
     same(folder, reference)
 print(kills)
 """
-    assert int(in_another_process(script, tmp_path)) > 5
+    assert int(in_another_process(script, tmp_path)) > 4
 
 
 def test_processes_racing_for_one_folder_take_turns(tmp_path):
@@ -327,7 +328,7 @@ def test_a_finished_run_is_returned_without_running(undisturbed):
     before = {one: one.stat().st_mtime_ns for one in undisturbed.iterdir()}
     again = simulate(small(), undisturbed)
     assert again.skipped
-    assert again.summary["round"] == 4
+    assert again.summary["round"] == 3
     assert {one: one.stat().st_mtime_ns for one in undisturbed.iterdir()} == before
 
 

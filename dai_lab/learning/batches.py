@@ -21,7 +21,7 @@ class Plan:
 
     def steps(self) -> tuple[Tensor, ...]:
         """The examples of each step."""
-        return self.order.split(self.lengths)
+        return tuple(self.order.split(list(self.lengths)))
 
 
 def epochs_of(held: Int[Tensor, "held"], *, key: Key, epochs: int, batch_size: int) -> Plan:

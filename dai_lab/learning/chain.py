@@ -151,7 +151,7 @@ def _ours(images: Tensor) -> bool:
 
 
 def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list[Any]]:
-    """Run one client's network (G = 1) on ``[B, *S]``; return logits and what the way back needs."""
+    """Run one client's network (G = 1) on ``[B, *S]``; return logits and what going back needs."""
     here = inputs
     kept: list[Any] = []
     fresh = False  # whether ``here`` is a result of our own, free to be overwritten

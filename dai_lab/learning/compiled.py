@@ -24,7 +24,7 @@ I64 = NDArray[np.int64]
 def _client(
     address, inputs, targets, order, bounds, sizes, biased, w, start, rate, momentum, weight_decay,
     bound, proximal,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Train one client in place in ``w`` and return its mean loss."""
     layers = len(sizes) - 1
     most = 1
@@ -143,7 +143,7 @@ def _client(
 def _cohort(
     address, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses, rate,
     momentum, weight_decay, bound, proximal, begin, end,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """Train clients ``begin`` to ``end`` of the cohort into their rows."""
     for client in range(begin, end):
         anchor = start[client % len(start)]

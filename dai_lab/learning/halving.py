@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _forward(z, out, where):  # type: ignore[no-untyped-def]
+def _forward(z, out, where):
     images, height, width, channels = out.shape
     for image in range(images):
         for y in range(height):
@@ -35,7 +35,7 @@ def _forward(z, out, where):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _backward(slope, where, back):  # type: ignore[no-untyped-def]
+def _backward(slope, where, back):
     images, height, width, channels = where.shape
     none = np.float32(0)
     for image in range(images):

@@ -81,7 +81,7 @@ class Method:
             if share is None:
                 share = inputs.new_full(targets.shape, 1 / targets.shape[1])
             slope = torch.func.vmap(partial(_slope, self.model))
-            return slope(blocks, inputs, targets, share)  # type: ignore[no-any-return]
+            return slope(blocks, inputs, targets, share)
         return _one_by_one(self.model, blocks, inputs, targets, share)
 
     def slopes_at_one_point(
@@ -93,7 +93,7 @@ class Method:
         if self.name == "vmap":
             point = [block[0] for block in blocks]
             slope = torch.func.vmap(partial(_slope, self.model), in_dims=(None, 0, 0, 0))
-            return slope(point, inputs, targets, share)  # type: ignore[no-any-return]
+            return slope(point, inputs, targets, share)
         shared = [block.expand(len(inputs), *block.shape[1:]) for block in blocks]
         return _one_by_one(self.model, shared, inputs, targets, share)
 
@@ -115,7 +115,8 @@ def _slope(
     def loss(parameters: Blocks) -> tuple[Tensor, Tensor]:
         return _loss(model, parameters, inputs, targets, share)
 
-    return torch.func.grad(loss, has_aux=True)(parameters)  # type: ignore[no-any-return]
+    found: tuple[Blocks, Tensor] = torch.func.grad(loss, has_aux=True)(parameters)
+    return found
 
 
 def _one_by_one(

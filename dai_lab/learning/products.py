@@ -65,14 +65,14 @@ N, T = ord("N"), ord("T")
 
 
 @njit(cache=True, nogil=True)
-def _slice(whole, other):  # type: ignore[no-untyped-def]
+def _slice(whole, other):
     """Width of a slice so that it times ``other`` is taken unpacked; all where that is hopeless."""
     fits = UNPACKED // other // 8 * 8
     return min(fits, whole) if fits >= 8 else whole
 
 
 @njit(cache=True, nogil=True)
-def outputs(address, x, w, z, batch, rows, cols, keep):  # type: ignore[no-untyped-def]
+def outputs(address, x, w, z, batch, rows, cols, keep):
     """``z[batch, cols] = keep * z + x[batch, rows] w[cols, rows]^T``; all flat float32."""
     wide = _slice(cols, batch * rows)
     for at in range(0, cols, wide):
@@ -83,7 +83,7 @@ def outputs(address, x, w, z, batch, rows, cols, keep):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def to_inputs(address, slope, w, below, batch, rows, cols):  # type: ignore[no-untyped-def]
+def to_inputs(address, slope, w, below, batch, rows, cols):
     """``below[batch, rows] = slope[batch, cols] w[cols, rows]``."""
     wide = _slice(rows, batch * cols)
     for at in range(0, rows, wide):
@@ -94,7 +94,7 @@ def to_inputs(address, slope, w, below, batch, rows, cols):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
-def to_weights(address, slope, x, g, batch, rows, cols, alpha, beta):  # type: ignore[no-untyped-def]
+def to_weights(address, slope, x, g, batch, rows, cols, alpha, beta):
     """``g[cols, rows] = beta * g + alpha * slope[batch, cols]^T x[batch, rows]``."""
     wide = _slice(cols, batch * rows)
     for at in range(0, cols, wide):

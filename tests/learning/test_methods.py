@@ -63,7 +63,7 @@ IMAGES = {
         conv(2, 3, 2, padding="valid"),
         nn.Flatten,
         nn.ReLU,
-        linear(3 * 2 * 2, 3, bias=False),
+        linear(3 * 3 * 2, 3, bias=False),
     ),
     "relu first": chained(
         nn.ReLU, conv(2, 3, 3), partial(nn.MaxPool2d, 2), nn.Flatten, linear(3 * 3 * 3, 3)

@@ -1,0 +1,75 @@
+"""Every YAML builds and survives a round."""
+
+from pathlib import Path
+
+import pytest
+
+from dai_lab.config import conf_dir, load
+from dai_lab.experiment import simulate
+
+ROUND = ("rounds=1",)
+TINY = ("data=digits", "model=logistic", "federation.clients=4", *ROUND)
+
+# What a choice needs from the other parts before it makes sense.
+NEEDS = {
+    "partition=natural": ("data=watch_har", "federation.clients=0"),
+    "aggregator=trimmed_mean": ("federation.clients=10",),
+    **{
+        f"model={name}": ("data=mnist10k", "local.epochs=1")
+        for name in ("lenet5", "mcmahan_cnn", "mlp", "resnet18", "resnet8", "small_cnn")
+    },
+}
+ELSEWHERE = ("internet", "download")
+"""Words by which a data set says that it is not on this machine."""
+
+FILES = sorted(Path(conf_dir()).glob("*/*.yaml"))
+PARTS = [f"{one.parent.name}={one.stem}" for one in FILES if one.parent.name != "experiment"]
+EXPERIMENTS = [one.stem for one in FILES if one.parent.name == "experiment"]
+
+
+def choose(choice):
+    """Spell a choice as an override; a schedule belongs to local training."""
+    group, _, name = choice.partition("=")
+    return f"+schedule@local.schedule={name}" if group == "schedule" else choice
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    path = tmp_path / "own.npz"
+    inputs = draw.normal(size=(60, 5)).astype("float32")
+    np.savez(path, inputs=inputs, targets=draw.integers(0, 3, size=60))
+    return path
+
+
+@pytest.mark.parametrize("choice", PARTS)
+def test_every_yaml_survives_a_round(choice, tmp_path, own_file, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    extra = [f"data.path={own_file}"] if choice == "data=file" else []
+    if choice.startswith("attack="):
+        extra += ["federation.hostile=1"]
+    cfg = load(*TINY, *NEEDS.get(choice, ()), choose(choice), *extra)
+    try:
+        result = simulate(cfg, tmp_path / "run", progress=False)
+    except ValueError as error:
+        if choice.startswith("data=") and any(word in str(error) for word in ELSEWHERE):
+            pytest.skip(str(error))
+        raise
+    assert result.summary["round"] == 1
+    assert result.summary["test_loss"] is not None or result.summary["diverged"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_survives_a_round(name, tmp_path):
+    result = simulate(load(f"+experiment={name}", *ROUND), tmp_path / "run", progress=False)
+    assert result.summary["round"] == 1
+
+
+def test_every_group_of_the_schema_has_a_default_that_exists():
+    cfg = load()
+    from dai_lab.config.schema import PARTS as GROUPS
+
+    assert set(GROUPS) <= {one.partition("=")[0] for one in PARTS}
+    assert all("_target_" in cfg[group] for group in GROUPS)
