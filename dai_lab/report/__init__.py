@@ -4,6 +4,7 @@ from dai_lab.report.commands import command
 from dai_lab.report.figures import curves, finals
 from dai_lab.report.groups import Group, grouped
 from dai_lab.report.runs import Run, read, runs
+from dai_lab.report.study import publish, recomputed, summarize, tabulate
 from dai_lab.report.tables import frame, table, terminal
 from dai_lab.report.write import report
 
@@ -15,9 +16,13 @@ __all__ = [
     "finals",
     "frame",
     "grouped",
+    "publish",
     "read",
+    "recomputed",
     "report",
     "runs",
+    "summarize",
     "table",
+    "tabulate",
     "terminal",
 ]
