@@ -1,7 +1,8 @@
 """From the rows the server may see to one update.
 
 A row with a NaN or an infinity came from a liar or from a diverged client: robust rules leave
-it out and count it among the liars they were told to expect; the mean refuses it.
+it out and count it among the liars they were told to expect. The mean, which defends nothing,
+passes it on: the model is lost, and the run's record says so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def mean(visible: Visible, *, weighted: bool = True) -> Vector:
         weighted: Whether a row counts by the examples behind it, or all rows the same.
 
     Raises:
-        ValueError: No row, rows that are not finite, or counts of examples that weigh nothing.
+        ValueError: No row, or counts of examples that weigh nothing.
 
     Source:
         McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
@@ -36,15 +37,7 @@ def mean(visible: Visible, *, weighted: bool = True) -> Vector:
             f"aggregator=mean sees rows that claim {float(total):g} examples in all, some perhaps "
             "below 0: set aggregator.weighted=false to count all rows the same"
         )
-    average = (weights / total) @ rows
-    # Any row that is not finite shows in the result, which is cheaper to look through.
-    if not bool(torch.isfinite(average).all()):
-        bad = len(rows) - len(_finite(rows))
-        raise ValueError(
-            f"aggregator=mean cannot average, {bad} of {len(rows)} visible rows hold NaN or "
-            "infinity: lower the learning rate or choose a robust aggregator"
-        )
-    return average
+    return (weights / total) @ rows
 
 
 def median(visible: Visible) -> Vector:

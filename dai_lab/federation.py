@@ -225,8 +225,9 @@ def _together(
     """Sample, train, protect, attack, clip, conceal, aggregate, step: a federated round."""
     with clock("cohort"):
         cohort = us.cohort(len(us.task.shards), key=key / "cohort")
-    if not cohort:
-        return state, {"cohort": 0, "visible_rows": 0, "bytes_up": 0, "bytes_down": 0}
+    if not cohort or not int(us.task.shards.sizes[list(cohort)].sum()):
+        nothing = {"cohort": len(cohort), "visible_rows": 0, "bytes_up": 0, "bytes_down": 0}
+        return state, nothing
     with clock("train"):
         updates = _trained(us, us.task, state, state.params, cohort, number, key)
     with clock("protect"):
@@ -251,6 +252,7 @@ def _together(
         "cohort": len(cohort),
         "hostile": liars,
         "rows_changed": changed,
+        "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
         "visible_rows": len(visible.rows),
         "train_loss": _mean(updates.losses[liars:], updates.weights[liars:]),
         "update_norm": float(update.norm()),

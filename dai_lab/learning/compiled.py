@@ -9,6 +9,7 @@ weights. No state, no lock, no Python: threads share a cohort without changing a
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import no_type_check
 
 import numpy as np
 from numba import njit
@@ -21,6 +22,7 @@ I64 = NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
 def _client(
     address, inputs, targets, order, bounds, sizes, biased, w, start, rate, momentum, weight_decay,
     bound, proximal,
@@ -140,6 +142,7 @@ def _client(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
 def _cohort(
     address, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses, rate,
     momentum, weight_decay, bound, proximal, begin, end,

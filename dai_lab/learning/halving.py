@@ -6,6 +6,8 @@ gradient before it scatters into it; here the place of the maximum takes two bit
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 import numpy as np
 import torch
 from numba import njit
@@ -13,6 +15,7 @@ from torch import Tensor
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
 def _forward(z, out, where):
     images, height, width, channels = out.shape
     for image in range(images):
@@ -35,6 +38,7 @@ def _forward(z, out, where):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
 def _backward(slope, where, back):
     images, height, width, channels = where.shape
     none = np.float32(0)

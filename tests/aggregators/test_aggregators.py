@@ -110,13 +110,11 @@ def test_one_liar_breaks_the_mean():
     assert (aggregators.mean(see(sent)) == 1e5).all()
 
 
-@pytest.mark.parametrize("bad", [1, 3])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_the_mean_says_how_many_rows_are_not_finite(bad, value):
+def test_one_row_that_is_not_finite_takes_the_mean_with_it(value):
     sent = rows(0)
-    sent[:bad, 0] = value
-    with pytest.raises(ValueError, match=f"aggregator=mean .* {bad} of 11 visible rows hold NaN"):
-        aggregators.mean(see(sent))
+    sent[3, 1] = value
+    assert not aggregators.mean(see(sent)).isfinite().all()
 
 
 @pytest.mark.parametrize(

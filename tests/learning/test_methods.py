@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from dai_lab.core import Compute, Examples, Key, Shards, State, Task
 from dai_lab.learning import choose, distributed_sgd, predict, sgd
@@ -68,6 +69,16 @@ IMAGES = {
     "relu first": chained(
         nn.ReLU, conv(2, 3, 3), partial(nn.MaxPool2d, 2), nn.Flatten, linear(3 * 3 * 3, 3)
     ),
+    "halved": chained(
+        conv(2, 3, (2, 2)),
+        nn.ReLU,
+        partial(nn.MaxPool2d, 2),
+        conv(3, 4, 1),
+        nn.ReLU,
+        partial(nn.MaxPool2d, 2),
+        nn.Flatten,
+        linear(4 * 2 * 1, 3),
+    ),
     "flattened image": partial(mlp, hidden=[5]),
 }
 OTHERS = {
@@ -108,7 +119,14 @@ def rows(what, train, method, *, start=None, group=0, cohort=None, threads=1, **
     start = what.model.initial if start is None else start
     compute = Compute(method=method, group=group, threads=threads)
     return train(
-        what, State(what.model.initial), start, cohort, key=Key(7), round=1, compute=compute, **knobs
+        what,
+        State(what.model.initial),
+        start,
+        cohort,
+        key=Key(7),
+        round=1,
+        compute=compute,
+        **knobs,
     )
 
 
@@ -179,7 +197,13 @@ def test_predictions_are_the_networks_own(name):
     flat = what.model.initial
     expected = what.model(flat, what.data.inputs)
     torch.testing.assert_close(predict(what.model, flat, what.data.inputs, chunk=7), expected)
-    assert predict(what.model, flat, what.data.inputs[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", ["two layers", "halved", "relu first", "resnet8"])
+def test_no_example_gives_no_prediction(name):
+    """As it must for a client too small to hold anything out."""
+    what = task(name)
+    assert predict(what.model, what.model.initial, what.data.inputs[:0]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -201,7 +225,7 @@ def test_a_method_that_does_not_fit_is_named_with_those_that_do(name, method):
 
 
 @pytest.mark.parametrize("method", ["flat", "vmap", "chain", "compiled"])
-@pytest.mark.parametrize("name", ["two layers", "flattened image", "relu first"])
+@pytest.mark.parametrize("name", ["two layers", "flattened image", "relu first", "halved"])
 def test_weights_that_are_not_numbers_stay_so(name, method):
     if (name, method) not in {*PAIRS, (name, "flat")}:
         pytest.skip("this method does not take this network")
@@ -223,17 +247,14 @@ def test_a_layer_that_hooks_have_changed_is_no_plain_link(kind):
         if kind == "hook":
             layer.register_forward_hook(lambda module, inputs, output: 3 * output)
         if kind == "weight norm":
-            layer = nn.utils.parametrizations.weight_norm(layer)
+            layer = parametrizations.weight_norm(layer)
         if kind == "pruned":
-            nn.utils.prune.random_unstructured(layer, "weight", amount=0.5)
+            prune.random_unstructured(layer, "weight", amount=0.5)
         return nn.Sequential(layer)
 
-    # Pruning draws from numpy-free torch, which ``create`` seeds.
     model = create(make, shape=FLAT, classes=3, key=Key(0))
     inputs = torch.randn(4, 6, generator=Key(1).stream())
-    torch.testing.assert_close(
-        predict(model, model.initial, inputs), model(model.initial, inputs)
-    )
+    torch.testing.assert_close(predict(model, model.initial, inputs), model(model.initial, inputs))
 
 
 def test_non_contiguous_inputs_train_like_contiguous_ones():
