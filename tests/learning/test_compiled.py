@@ -1,5 +1,7 @@
 """The compiled trainer against the same steps spelled out in numpy, in double precision."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,7 +73,7 @@ def test_a_cohort_ends_where_spelled_out_steps_end(
     )  # fmt: skip
     for client, row in enumerate(rows):
         mine = bounds[firsts[client] : firsts[client + 1] + 1]
-        batches = [order[one:end] for one, end in zip(mine, mine[1:], strict=False)]
+        batches = [order[one:end] for one, end in pairwise(mine)]
         here = start[client % len(start)]
         expected = spelled_out(inputs, targets, batches, sizes, biased, here, knobs)
         np.testing.assert_allclose(row, expected, rtol=1e-3, atol=1e-5)

@@ -14,10 +14,11 @@ from dai_lab.models import create, mlp
 
 SIZES = (7, 0, 33, 1, 12)
 KEY = Key(3)
+SMALL = partial(mlp, hidden=[8])
 METHODS = ["flat", "vmap", "chain", "compiled"]
 
 
-def task(sizes=SIZES, seed=0, classes=3, make=partial(mlp, hidden=[8])):
+def task(sizes=SIZES, seed=0, classes=3, make=SMALL):
     stream, count = Key(seed).stream(), sum(sizes)
     inputs = torch.randn(count, 6, generator=stream)
     labels = torch.randint(classes or 2, (count,), generator=stream)
