@@ -246,10 +246,40 @@ class State:
     params: Vector
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def remember(self, **memories: Tensor) -> State:
-        """Return a state with these memories added or replaced (``__`` stands for ``/``)."""
-        named = {name.replace("__", "/"): value for name, value in memories.items()}
-        return replace(self, memory={**self.memory, **named})
+    def remember(self, memories: Mapping[str, Tensor]) -> State:
+        """Return a state with these memories added or replaced."""
+        return replace(self, memory={**self.memory, **memories})
+
+    def recall(self, name: str, clients: Sequence[int], otherwise: Tensor) -> Tensor:
+        """Return what each of these clients remembers as ``name``, one a row.
+
+        Args:
+            name: Such as ``clients/momentum``.
+            clients: Whose memories.
+            otherwise: What a client remembers that was never asked before.
+        """
+        found = otherwise.expand(len(clients), -1).clone()
+        if name in self.memory:
+            ids = self.memory[f"{name}/of"]
+            asked = torch.as_tensor(clients, dtype=torch.long, device=ids.device)
+            at = torch.searchsorted(ids, asked).clamp_max(len(ids) - 1)
+            known = ids[at] == asked
+            found[known] = self.memory[name][at[known]]
+        return found
+
+    def keep(self, name: str, clients: Sequence[int], rows: Tensor) -> Mapping[str, Tensor]:
+        """Return the memories after these clients learned ``rows``, for ``remember``.
+
+        Only clients that ever took part take space, whoever else is registered.
+        """
+        fresh = torch.as_tensor(clients, dtype=torch.long, device=rows.device)
+        old = self.memory.get(f"{name}/of", fresh[:0])
+        ids = torch.cat([old, fresh]).unique()
+        kept = rows.new_empty((len(ids), rows.shape[1]))
+        if len(old):
+            kept[torch.searchsorted(ids, old)] = self.memory[name]
+        kept[torch.searchsorted(ids, fresh)] = rows
+        return {name: kept, f"{name}/of": ids}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -42,6 +43,18 @@ from dai_lab.models import create
 from dai_lab.privacy import clip
 
 FRAMES = ("federated", "centralized", "local_only")
+
+NOTHING = {
+    "hostile": 0,
+    "rows_changed": 0,
+    "rows_not_finite": 0,
+    "visible_rows": 0,
+    "train_loss": None,
+    "update_norm": 0.0,
+    "bytes_up": 0,
+    "bytes_down": 0,
+}
+"""The record of a round nobody joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +187,7 @@ def play(
         for name in sent:
             sent[name] += record.pop(name)
         state = state.remember(
-            **{f"federation__{name}": torch.tensor(value) for name, value in sent.items()}
+            {f"federation/{name}": torch.tensor(value) for name, value in sent.items()}
         )
         with clock("evaluate"):
             if number % us.every == 0 or number == rounds:
@@ -226,8 +239,7 @@ def _together(
     with clock("cohort"):
         cohort = us.cohort(len(us.task.shards), key=key / "cohort")
     if not cohort or not int(us.task.shards.sizes[list(cohort)].sum()):
-        nothing = {"cohort": len(cohort), "visible_rows": 0, "bytes_up": 0, "bytes_down": 0}
-        return state, nothing
+        return state, {"cohort": len(cohort), **NOTHING}
     with clock("train"):
         updates = _trained(us, us.task, state, state.params, cohort, number, key)
     with clock("protect"):
@@ -239,7 +251,8 @@ def _together(
             own = us.privacy(updates.rows[:liars], key=key / "privacy" / "hostile")
             known = honest if len(honest) else own
             lies = us.attack(known, own=own, key=key / "attack")
-            changed = int((lies != own).any(dim=1).sum())
+            same = torch.isclose(lies, own, rtol=0, atol=0, equal_nan=True)
+            changed = int((~same).any(dim=1).sum())
             rows = torch.cat([lies, honest])
         if us.clip is not None:
             rows = clip(rows, norm=us.clip, key=key / "clip")
@@ -247,7 +260,7 @@ def _together(
         visible = us.secagg(rows, weights, clients=cohort, key=key / "secagg")
     with clock("aggregate"):
         update = us.aggregator(visible)
-        after = us.server(replace(state, memory={**state.memory, **updates.memory}), update)
+        after = us.server(state.remember(updates.memory), update)
     record: dict[str, Any] = {
         "cohort": len(cohort),
         "hostile": liars,
@@ -287,7 +300,7 @@ def _pooled(
     with clock("train"):
         task = replace(us.task, shards=pooled)
         updates = _trained(us, task, state, state.params, (0,), number, key)
-    after = fedavg(replace(state, memory={**state.memory, **updates.memory}), updates.rows[0])
+    after = fedavg(state.remember(updates.memory), updates.rows[0])
     record = {
         "cohort": 1,
         "train_loss": _mean(updates.losses, updates.weights),
@@ -302,21 +315,17 @@ def _alone(
 ) -> tuple[State, dict[str, Any]]:
     """Every client of the cohort trains on; nothing leaves it."""
     cohort = us.cohort(len(us.task.shards), key=key / "cohort")
-    if "local/params" not in state.memory:
-        state = state.remember(local__params=state.params.expand(len(us.task.shards), -1).clone())
-    own = state.memory["local/params"]
+    own = state.recall("local/params", cohort, state.params)
     with clock("train"):
-        updates = _trained(us, us.task, state, own[list(cohort)], cohort, number, key)
-    after = own.clone()
-    after[list(cohort)] += updates.rows
+        updates = _trained(us, us.task, state, own, cohort, number, key)
     record = {
         "cohort": len(cohort),
         "train_loss": _mean(updates.losses, updates.weights),
         "bytes_up": 0,
         "bytes_down": 0,
     }
-    memory = {**state.memory, **updates.memory}
-    return replace(state, memory=memory).remember(local__params=after), record
+    learned = state.keep("local/params", cohort, own + updates.rows)
+    return state.remember({**updates.memory, **learned}), record
 
 
 def _mean(values: Float[Tensor, "_"], weights: Float[Tensor, "_"]) -> float | None:
@@ -326,25 +335,26 @@ def _mean(values: Float[Tensor, "_"], weights: Float[Tensor, "_"]) -> float | No
 
 
 def _judge(us: Federation, state: State) -> Record:
-    """Measure the model on the test set, and on what each client held out."""
-    own = state.memory.get("local/params")
-    model = us.task.model
-    held = us.holdout
-    inputs = us.task.data.inputs[held.indices]
-    targets = us.task.data.targets[held.indices]
-    if own is None:
-        record = _score(us, predict(model, state.params, us.test.inputs), us.test.targets)
-        outputs = predict(model, state.params, inputs) if len(inputs) else None
+    """Measure the model on the test set, and on what each client held out.
+
+    Clients that stay alone are measured each with its own model, those that ever trained.
+    """
+    model, held, test, data = us.task.model, us.holdout, us.test, us.task.data
+    if us.frame == "local_only":
+        own = state.memory.get("local/params", state.params.unsqueeze(0))
+        lone = state.memory.get("local/params/of", torch.arange(0)).tolist()
+        scores = [_score(us, predict(model, row, test.inputs), test.targets) for row in own]
+        record = {name: fmean(score[name] for score in scores) for name in scores[0]}
+        held = Shards.of([held[client].cpu() for client in lone])
+        parts = [predict(model, own[at], data.inputs[held[at]]) for at in range(len(lone))]
+        outputs = torch.cat(parts) if parts else None
     else:
-        scores = [_score(us, predict(model, row, us.test.inputs), us.test.targets) for row in own]
-        record = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
-        parts = [
-            predict(model, row, us.task.data.inputs[held[client]]) for client, row in enumerate(own)
-        ]
-        outputs = torch.cat(parts) if len(inputs) else None
-    if outputs is None or not us.classes:
+        record = _score(us, predict(model, state.params, test.inputs), test.targets)
+        outputs = predict(model, state.params, data.inputs[held.indices])
+    if outputs is None or not len(outputs) or not us.classes:
         return record
     in_order = Shards(torch.arange(len(outputs)), held.offsets)
+    targets = data.targets[held.indices]
     spreads = spread(per_client(correct(outputs, targets), in_order))
     return record | {
         "client_accuracy": spreads["mean"],

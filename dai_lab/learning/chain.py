@@ -59,8 +59,17 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+def _plain(module: nn.Module) -> bool:
+    """Tell whether calling a module does what its class says, and nothing that was hooked on."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    names = [name for name, _ in module.named_parameters(recurse=False)]
+    return not any(hooks) and names in ([], ["weight"], ["weight", "bias"])
+
+
 def _read(module: nn.Module, first: int) -> Layer | None:
     """Describe one module, or say that it is not one of ours."""
+    if not _plain(module):
+        return None
     if type(module) is nn.Linear:
         return Layer("linear", first, module.bias is not None)
     if type(module) is nn.ReLU:
@@ -102,7 +111,7 @@ def chain_of(model: Model, rank: int) -> Chain | None:
     """Read a model as a chain for inputs of ``rank`` dimensions, or return ``None``."""
 
     def links(module: nn.Module) -> list[nn.Module]:
-        if type(module) is nn.Sequential:
+        if type(module) is nn.Sequential and _plain(module):
             return [leaf for child in module for leaf in links(child)]
         return [module]
 

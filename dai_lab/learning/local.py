@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,16 +30,24 @@ class Descent:
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.rate > 0:
-            raise ValueError(f"local.rate must be above 0, got {self.rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"local.momentum must be in [0, 1), got {self.momentum}")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise ValueError(f"local.weight_decay must be 0 or more, got {self.weight_decay}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"local.clip must be above 0 or null, got {self.clip}")
-        if self.proximal < 0:
+        if not self.proximal >= 0:
             raise ValueError(f"local.proximal must be 0 or more, got {self.proximal}")
+
+
+def _rate(rate: float, schedule: Callable[[int], float], round: int) -> float:
+    """The learning rate of a round."""
+    if not rate > 0:
+        raise ValueError(f"local.rate must be above 0, got {rate}")
+    factor = schedule(round)
+    if not factor >= 0:
+        raise ValueError(f"local.schedule must stay at 0 or more, gives {factor} in round {round}")
+    return rate * factor
 
 
 def _whole(name: str, value: int, least: int) -> None:
@@ -91,7 +99,7 @@ def sgd(
         McMahan et al. 2017, arXiv:1602.05629, algorithm 1; for ``proximal`` Li et al. 2020,
         arXiv:1812.06127, equation 2.
     """
-    rule = Descent(rate * schedule(round), momentum, weight_decay, clip, proximal)
+    rule = Descent(_rate(rate, schedule, round), momentum, weight_decay, clip, proximal)
     _whole("epochs", epochs, 1)
     _whole("batch_size", batch_size, 0)
     method = choose(task.model, compute, rank=task.data.inputs.dim() - 1)
@@ -104,15 +112,16 @@ def sgd(
         )
         for client in cohort
     ]
-    if method.name == "compiled":
+    if method.name == "compiled" and plans:
         rows, losses = _compiled(method, task, start, plans, rule, compute.threads)
     else:
-        rows = torch.zeros((len(cohort), task.model.params), device=start.device)
+        rows = start.new_zeros((len(cohort), task.model.params))
         losses = torch.zeros(len(cohort))
         for members in _abreast([len(plan.lengths) for plan in plans], method.group):
+            if not plans[members[0]].lengths:
+                break  # the longest come first: nobody is left who holds an example
             here = start[members] if start.dim() == 2 else start.expand(len(members), -1)
-            drawing = (key / "client" / cohort[members[0]] / "dropout").seeded()
-            with drawing if method.draws else nullcontext():
+            with _drawing(method, key, cohort[members[0]]):
                 moved, seen = _train(method, task, here, [plans[at] for at in members], rule)
             rows[members] = moved - here
             losses[members] = seen
@@ -161,7 +170,7 @@ def distributed_sgd(
     Source:
         Karimireddy, He and Jaggi 2021, arXiv:2012.10333, algorithm 2.
     """
-    rule = Descent(rate * schedule(round), momentum, weight_decay, clip)
+    rule = Descent(_rate(rate, schedule, round), momentum, weight_decay, clip)
     _whole("batch_size", batch_size, 0)
     method = choose(task.model, compute, rank=task.data.inputs.dim() - 1)
     plans = [
@@ -172,40 +181,44 @@ def distributed_sgd(
         )
         for client in cohort
     ]
-    slopes = torch.zeros((len(cohort), task.model.params), device=start.device)
+    slopes = start.new_zeros((len(cohort), task.model.params))
     losses = torch.zeros(len(cohort))
     largest = max((len(plan.order) for plan in plans), default=0)
     per_pass = max(1, EXAMPLES_A_PASS // max(largest, 1))
-    if start.dim() == 2 or method.draws:
+    if start.dim() == 2 or method.name == "flat":
         per_pass = 1  # nothing is shared: every client stands elsewhere, or draws for itself
     for members in _abreast([len(plan.lengths) for plan in plans], per_pass):
         examples, counts = side_by_side([plans[at] for at in members])
         if counts.numel() == 0:
-            continue
+            break
         inputs, targets = _fetch(task, examples[:, 0])
         share = _share(counts[:, 0], examples.shape[2]).to(inputs.device)
         blocks = method.load(start.unsqueeze(0) if start.dim() == 1 else start[members])
-        drawing = (key / "client" / cohort[members[0]] / "dropout").seeded()
-        with drawing if method.draws else nullcontext():
+        with _drawing(method, key, cohort[members[0]]):
             found, seen = method.slopes_at_one_point(blocks, inputs, targets, share)
         if rule.clip is not None:
             _clip(found, rule.clip)
         slopes[members] = method.unload(found)
-        losses[members] = (seen * share).sum(1).cpu()
-    slopes += rule.weight_decay * start
-    memory = {}
+        losses[members] = (seen * share).sum(1).float().cpu()
+    holds = torch.tensor([bool(plan.lengths) for plan in plans]).to(start).unsqueeze(1)
+    slopes += rule.weight_decay * holds * start
+    memory: Mapping[str, Tensor] = {}
     if rule.momentum:
-        before = state.memory.get("clients/momentum")
-        if before is None:
-            before = slopes.new_zeros((len(task.shards), task.model.params))
-        chosen = torch.as_tensor(cohort, device=slopes.device)
-        slopes = rule.momentum * before[chosen] + (1 - rule.momentum) * slopes
-        memory["clients/momentum"] = before.index_copy(0, chosen, slopes)
+        before = state.recall("clients/momentum", cohort, slopes.new_zeros(task.model.params))
+        slopes = rule.momentum * before + (1 - rule.momentum) * slopes
+        memory = state.keep("clients/momentum", cohort, slopes)
     return Updates(-rule.rate * slopes, _held(task, cohort), losses, memory)
 
 
 EXAMPLES_A_PASS = 2048
 """Examples of all clients together in one pass of distributed SGD; bounds the activations."""
+
+
+def _drawing(method: Method, key: Key, client: int) -> AbstractContextManager[None]:
+    """Let a module that draws (dropout) draw from the client's own stream."""
+    if method.name != "flat":
+        return nullcontext()  # the others take no module that draws
+    return (key / "client" / client / "dropout").seeded()
 
 
 def _held(task: Task, cohort: Sequence[int]) -> Float[Tensor, "_"]:
@@ -226,6 +239,9 @@ def _compiled(
     from dai_lab.learning import compiled
 
     assert method.chain is not None
+    classes = task.model.shapes[-1][0]
+    if not 0 <= int(task.data.targets.min()) <= int(task.data.targets.max()) < classes:
+        raise ValueError(f"data: targets must be in 0..{classes - 1}")  # as memory, not as numbers
     linear = [layer for layer in method.chain.layers if layer.kind == "linear"]
     shapes = [task.model.shapes[layer.first] for layer in linear]
     lengths = [length for plan in plans for length in plan.lengths]

@@ -118,7 +118,9 @@ def _flat(matrix: Tensor) -> Any:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``x weight^T + bias`` for ``x`` ``[B, in]`` and ``weight`` ``[out, in]`` on a CPU."""
     batch, cols, rows = len(x), *weight.shape
-    z = torch.empty((batch, cols)) if bias is None else bias.expand(batch, cols).contiguous()
+    z = torch.empty((batch, cols)) if bias is None else bias.repeat(batch, 1)
+    if not batch:
+        return z
     keep = np.float32(bias is not None)
     outputs(blas(), _flat(x), _flat(weight), z.numpy().reshape(-1), batch, rows, cols, keep)
     return z

@@ -50,7 +50,9 @@ def fedavgm(state: State, update: Vector, *, rate: float = 1.0, beta: float = 0.
     _above_zero("rate", rate)
     _share("beta", beta)
     momentum = beta * _recall(state, "server/momentum", torch.zeros_like(update)) + update
-    return State(state.params + rate * momentum, state.memory).remember(server__momentum=momentum)
+    return State(state.params + rate * momentum, state.memory).remember(
+        {"server/momentum": momentum}
+    )
 
 
 def fedadagrad(
@@ -163,7 +165,9 @@ def _adaptive(
     momentum = beta1 * momentum + (1 - beta1) * update
     second = accumulate(second, update.square())
     params = state.params + rate * momentum / (second.sqrt() + tau)
-    return State(params, state.memory).remember(server__momentum=momentum, server__second=second)
+    return State(params, state.memory).remember(
+        {"server/momentum": momentum, "server/second": second}
+    )
 
 
 def _recall(state: State, name: str, first: Tensor) -> Tensor:

@@ -215,7 +215,8 @@ def test_a_knob_of_local_sgd_out_of_range_is_named(knob, value):
 
 
 @pytest.mark.parametrize("train", [sgd, distributed_sgd])
-def test_a_schedule_that_has_ended_is_not_blamed_on_the_rate(train):
+def test_a_schedule_that_has_ended_leaves_everyone_where_they_are(train):
     ended = partial(cosine, rounds=3)
-    with pytest.raises(ValueError, match=r"schedule"):
-        ask(task(), train, schedule=ended, round=4)
+    assert not ask(task(), train, schedule=ended, round=4).rows.any()
+    with pytest.raises(ValueError, match=r"local.schedule .* round 4"):
+        ask(task(), train, schedule=lambda round: -1.0, round=4)
