@@ -341,9 +341,10 @@ def _judge(us: Federation, state: State) -> Record:
     """
     model, held, test, data = us.task.model, us.holdout, us.test, us.task.data
     if us.frame == "local_only":
-        own = state.memory.get("local/params", state.params.unsqueeze(0))
+        own = state.memory.get("local/params", state.params.unsqueeze(0)[:0])
         lone = state.memory.get("local/params/of", torch.arange(0)).tolist()
-        scores = [_score(us, predict(model, row, test.inputs), test.targets) for row in own]
+        rows = own if len(own) else state.params.unsqueeze(0)  # untouched, all are still alike
+        scores = [_score(us, predict(model, row, test.inputs), test.targets) for row in rows]
         record = {name: fmean(score[name] for score in scores) for name in scores[0]}
         held = Shards.of([held[client].cpu() for client in lone])
         parts = [predict(model, own[at], data.inputs[held[at]]) for at in range(len(lone))]

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dai-lab", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors")
+PACKAGES = ("dai-lab", "torch", "torchvision", "numpy", "numba", "scipy", "hydra-core", "omegaconf")
 
 
 def environment(threads: int) -> dict[str, Any]:

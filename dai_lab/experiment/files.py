@@ -144,7 +144,8 @@ def restore(path: Path) -> tuple[State, int]:
     try:
         with safe_open(path, framework="pt") as file:
             done = int(json.loads(file.metadata()["dai_lab"])["round"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied, because what safetensors hands out is the file itself, mapped.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         params = tensors.pop("params")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise damaged(path, str(error).splitlines()[0]) from None
