@@ -33,6 +33,8 @@ STATUSES = ("finished", "skipped", "failed")
 def main() -> None:
     """Run one experiment, a sweep, or ``report <folder>``."""
     words = sys.argv[1:]
+    if "DAI_LAB_TRUST" in os.environ:
+        sys.path.insert(0, os.getcwd())  # where a user's own module lies, as for python -m
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     journal = Path(tempfile.mkdtemp(prefix="dai-lab-"), "sweep.jsonl")
     os.environ[JOURNAL] = str(journal)

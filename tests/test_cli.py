@@ -153,5 +153,5 @@ def test_parts_of_a_user_come_from_a_folder_and_a_package_of_theirs(tmp_path):
     words = [*TINY, "--config-dir", "mine", "attack=shy", "federation.hostile=1"]
     refused = lab(*words, folder=tmp_path)
     assert "will not build 'shy.attack'" in refused.stderr
-    done = lab(*words, folder=tmp_path, DAI_LAB_TRUST="shy", PYTHONPATH=str(tmp_path))
+    done = lab(*words, folder=tmp_path, DAI_LAB_TRUST="shy")
     assert done.returncode == 0, done.stderr

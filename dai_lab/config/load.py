@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dai_lab.config.parts import did_you_mean
@@ -70,7 +70,12 @@ def _compose(overrides: Sequence[str], folder: str | Path | None) -> DictConfig:
             raise ValueError(f"conf_dir: there is no folder {folder}")
         search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
     with initialize_config_dir(globals()["conf_dir"](), version_base="1.3"):
-        return compose("config", overrides=[*search, *overrides])
+        cfg = compose("config", overrides=[*search, *overrides])
+    for node in cfg.values():
+        if isinstance(node, DictConfig) and "_target_" in node:
+            # In a notebook a part may be given any knob; ``build`` refuses what it does not take.
+            OmegaConf.set_struct(node, False)
+    return cfg
 
 
 def _unknown_choice(path: str, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,7 +264,9 @@ def moved(state: State, device: str) -> State:
 @contextlib.contextmanager
 def bar_of(name: str, *, total: int, done: int, shown: bool) -> Iterator[Any]:
     """Show rounds, the current accuracy and the time left, if anyone is watching."""
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from tqdm.auto import tqdm
 
     with tqdm(
         total=total, initial=done, desc=name, unit="round", leave=False, disable=not shown or None
