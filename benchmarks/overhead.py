@@ -95,9 +95,8 @@ def first_round() -> None:
     with TemporaryDirectory() as folder:
         simulate(load("rounds=1"), folder, progress=False)
     federation.play = play
-    print(
-        f"from the start of training to the first round, s (asked: below 2): {marks[1] - marks[0]:.2f}"
-    )
+    spent = marks[1] - marks[0]
+    print(f"from the start of training to the first round, s (asked: below 2): {spent:.2f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -40,8 +40,12 @@ def main() -> None:
     os.environ[JOURNAL] = str(journal)
     code = 0
     try:
-        if words[:1] == ["report"]:
+        if {"--help", "-h"} & set(words):
+            print(page(words))
+        elif words[:1] == ["report"]:
             code = report(words[1:])
+        elif words[:1] == ["publish"]:
+            code = publish(words[1:])
         else:
             run(words)
     except MISTAKES as error:
@@ -70,14 +74,32 @@ def main() -> None:
     sys.exit(code)
 
 
+def page(words: list[str]) -> str:
+    """Write the help page: examples, every part there is, and settings.
+
+    Hydra's own takes seconds, once there are many parts.
+    """
+    folders = [Path(conf_dir())]
+    if "--config-dir" in words[:-1]:
+        folders.append(Path(words[words.index("--config-dir") + 1]))
+    parts: dict[str, list[str]] = {}
+    for file in sorted(file for folder in folders for file in folder.glob("*/*.yaml")):
+        parts.setdefault(file.parent.name, []).append(file.stem)
+    width = max(map(len, parts))
+    lines = [f"  {group:{width}}  {'  '.join(names)}" for group, names in sorted(parts.items())]
+    return Path(conf_dir(), "help.txt").read_text().replace("$parts", "\n".join(lines)).rstrip()
+
+
 def run(words: list[str]) -> None:
     """Hand the command line to Hydra, whose errors come back instead of being printed."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.error = usage  # type: ignore[method-assign]
-    parser.parse_args(words)
-    if "hydra/sweeper=optuna" in words and "max_failure_rate" not in " ".join(words):
+    settings = parser.parse_intermixed_args(words).overrides
+    # Hydra itself takes options only before settings; people type them anywhere.
+    sys.argv[1:] = [*(word for word in words if word not in settings), *settings]
+    if "hydra/sweeper=optuna" in settings and "max_failure_rate" not in " ".join(words):
         sys.argv.append("hydra.sweeper.max_failure_rate=1")  # one bad trial stops no other
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -88,8 +110,8 @@ def run(words: list[str]) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def usage(message: str) -> Any:
-    """Say in one line what is wrong with the options."""
+def usage(message: str) -> NoReturn:
+    """Say in one line what is wrong with the words, and end."""
     print(f"dai-lab: {message}; see dai-lab --help", file=sys.stderr)
     sys.exit(2)
 
@@ -161,14 +183,26 @@ def closing(jobs: list[dict[str, Any]]) -> int:
 def report(words: list[str]) -> int:
     """Print a folder's table, write its report, and say where that is."""
     if len(words) != 1 or words[0].startswith("-"):
-        print("dai-lab: write dai-lab report <folder>, such as results/run", file=sys.stderr)
-        return 0 if words[:1] in (["--help"], ["-h"]) else 2
+        usage("write dai-lab report <folder>, such as results/run")
     from dai_lab.report import report as write
     from dai_lab.report import terminal
 
     folder = Path(words[0])
-    page = write(folder)
-    print(f"\n{terminal(folder)}\n\nreport: {page}")
+    written = write(folder)
+    print(f"\n{terminal(folder)}\n")
+    for figure in sorted(written.parent.glob("*.png")):
+        print(f"figure: {figure}")
+    print(f"report: {written}")
+    return 0
+
+
+def publish(words: list[str]) -> int:
+    """Keep a study's summary, figures and table in its folder under ``experiments/``."""
+    if len(words) != 2 or words[0].startswith("-"):
+        usage("write dai-lab publish <results> <study>, as in --help")
+    from dai_lab.report import publish as write
+
+    print(f"table: {write(*words)}")
     return 0
 
 

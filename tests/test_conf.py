@@ -26,7 +26,7 @@ EXPERIMENTS = [one.stem for one in FILES if one.parent.name == "experiment"]
 def choose(choice):
     """Spell a choice as an override; a schedule belongs to local training."""
     group, _, name = choice.partition("=")
-    return f"+schedule@local.schedule={name}" if group == "schedule" else choice
+    return f"schedule@local.schedule={name}" if group == "schedule" else choice
 
 
 @pytest.fixture

@@ -335,3 +335,16 @@ def test_composing_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_data_is_named_by_what_it_is_and_not_by_where_it_lies(tmp_path):
+    here, there = tmp_path / "here.npz", tmp_path / "there.npz"
+    here.write_bytes(b"the same")
+    there.write_bytes(b"the same")
+    cfg = load("data=file", f"data.path={here}")
+    assert digest(cfg) == digest(load("data=file", f"data.path={there}"))
+    before = digest(cfg)
+    here.write_bytes(b"other content")
+    assert digest(cfg) != before
+    moved = load("data=fashion_mnist", "data.root=/elsewhere")
+    assert digest(moved) == digest(load("data=fashion_mnist"))

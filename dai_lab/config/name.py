@@ -7,6 +7,7 @@ import inspect
 import json
 import marshal
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -25,7 +26,8 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     Equal numbers are one setting: ``1`` and ``1.0`` give the same name (and :func:`build` hands
     a part the kind of number it asks for). A part from outside the lab counts with its source
     and that of its neighbors it calls, so an edited notebook cell names a new run; the lab's
-    own code is recorded with each run instead.
+    own code is recorded with each run instead. Data counts by what is in a user's file, wherever
+    it lies.
 
     Args:
         cfg: A composed experiment, as a ``DictConfig`` or plain dictionaries.
@@ -37,9 +39,21 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     science = OmegaConf.masked_copy(plain, [str(key) for key in plain if key not in left_out])
     science._set_parent(plain)  # so that references to what is left out still resolve
     settings = OmegaConf.to_container(science, resolve=True, enum_to_str=True)
+    if isinstance(settings, dict) and isinstance(settings.get("data"), dict):
+        settings["data"] = _by_content(settings["data"])
     named = json.dumps(_plain(settings), sort_keys=True, allow_nan=True)
     foreign = "".join(piece for target in sorted(set(_targets(settings))) for piece in code(target))
     return hashlib.sha256((named + foreign).encode()).hexdigest()[:10]
+
+
+def _by_content(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Name data by what it is, not by where it lies: a user's own file may change."""
+    named = {knob: value for knob, value in data.items() if knob != "root"}
+    path = Path(str(named.get("path") or ""))
+    if path.is_file():
+        with path.open("rb") as file:
+            named["path"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return named
 
 
 def code(target: str) -> Iterator[str]:
