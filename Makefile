@@ -1,7 +1,6 @@
 # On a fresh machine with Python 3.11+, pip and make:  make run   then   make test
 PYTHON ?= python3
 BIN := .venv/bin
-UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export WANDB_MODE ?= offline
 
 .PHONY: run test setup lint lock clean
@@ -17,19 +16,22 @@ lint: .venv/ready  ## what the tests check too: style, types, rooms
 
 setup: .venv/ready
 
-# A Python without venv (Debian's, bare) can still make one through uv from pip.
-.venv/ready: requirements.lock pyproject.toml
-	@command -v $(UV) >/dev/null 2>&1 || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q uv; } \
-	  || $(PYTHON) -m pip install -q --user uv
-	@test -x $(BIN)/python || $(UV) venv -q --python $(PYTHON) .venv
-	$(UV) pip sync -q --python $(BIN)/python requirements.lock
-	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+# uv comes from pip, into a folder of its own: some Pythons have no venv module, and some refuse
+# that pip touches anything else.
+.venv/uv/bin/uv:
+	$(PYTHON) -m pip install -q --disable-pip-version-check --target .venv/uv uv
+
+.venv/ready: requirements.lock pyproject.toml | .venv/uv/bin/uv
+	@test -x $(BIN)/python || .venv/uv/bin/uv venv -q --allow-existing --python $(PYTHON) .venv
+	.venv/uv/bin/uv pip sync -q --python $(BIN)/python requirements.lock
+	.venv/uv/bin/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@$(BIN)/python -m dai_lab.learning.warm
 	@touch $@
 
 lock: .venv/ready  ## pin everything anew, recording no address
-	$(UV) pip compile -q --all-extras --universal --python-version 3.11 --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --no-header --upgrade pyproject.toml -o requirements.lock
+	.venv/uv/bin/uv pip compile -q --all-extras --universal --python-version 3.11 \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade pyproject.toml \
+	  -o requirements.lock
 
 clean:
 	rm -rf .venv build dist results

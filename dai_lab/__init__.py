@@ -1,1 +1,1 @@
-"""A workbench for decentralised AI: every promise an experiment that can fail."""
+"""A workbench for decentralized AI: every promise an experiment that can fail."""

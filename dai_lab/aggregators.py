@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from dai_lab.core import Rows, Vector, Visible
+from dai_lab.core import Rows, TooFew, Vector, Visible
 
 
 def mean(visible: Visible, *, weighted: bool = True) -> Vector:
@@ -47,7 +47,7 @@ def median(visible: Visible) -> Vector:
         visible: What the server may see; at least three finite rows.
 
     Raises:
-        ValueError: Too few finite rows for any of them to be outvoted.
+        TooFew: Too few finite rows for any of them to be outvoted.
 
     Source:
         Yin et al. 2018, arXiv:1803.01498, definition 1.
@@ -55,7 +55,7 @@ def median(visible: Visible) -> Vector:
     rows = _finite(visible.rows)
     count = len(rows)
     if count < 3:
-        raise ValueError(
+        raise TooFew(
             f"aggregator=median needs at least 3 finite visible rows and sees {count} of "
             f"{len(visible.rows)}: raise secagg.groups or the cohort"
         )
@@ -70,7 +70,7 @@ def trimmed_mean(visible: Visible, *, f: int = 1) -> Vector:
         f: Hostile rows to expect; those that are not finite are counted off.
 
     Raises:
-        ValueError: Nothing would be left.
+        TooFew: Nothing would be left.
 
     Source:
         Yin et al. 2018, arXiv:1803.01498, definition 2.
@@ -80,7 +80,7 @@ def trimmed_mean(visible: Visible, *, f: int = 1) -> Vector:
     rows = _finite(visible.rows)
     trim = max(0, f - (len(visible.rows) - len(rows)))
     if len(visible.rows) <= 2 * f or not len(rows) > 2 * trim:
-        raise ValueError(
+        raise TooFew(
             f"aggregator=trimmed_mean with f={f} needs more than {2 * f} visible rows and sees "
             f"{len(visible.rows)} ({len(rows)} finite): lower aggregator.f or raise secagg.groups"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from dai_lab.core import Attack, Key, Rows
+from dai_lab.core import Attack, Key, Rows, TooFew
 
 
 def none(honest: Rows, *, own: Rows, key: Key) -> Rows:
@@ -71,7 +71,7 @@ def alie(honest: Rows, *, own: Rows, key: Key, z: float = 1.5) -> Rows:
         z: Distance from the mean in per-coordinate standard deviations; 0 sends the mean.
 
     Raises:
-        ValueError: Fewer than two honest rows, so no spread to hide in.
+        TooFew: Fewer than two honest rows, so no spread to hide in.
 
     Source:
         Baruch et al. 2019, arXiv:1902.06156, section 3.
@@ -92,7 +92,8 @@ def ipm(honest: Rows, *, own: Rows, key: Key, epsilon: float = 0.5) -> Rows:
             deceive median-like rules, large ones the mean.
 
     Raises:
-        ValueError: No honest row, or an epsilon that manipulates nothing.
+        TooFew: No honest row.
+        ValueError: An epsilon that manipulates nothing.
 
     Source:
         Xie et al. 2020, arXiv:1903.03936, section 4.
@@ -130,7 +131,7 @@ def _above_zero(knob: str, value: float) -> None:
 
 def _at_least(least: int, honest: Rows, name: str) -> None:
     if len(honest) < least:
-        raise ValueError(
+        raise TooFew(
             f"attack={name} needs at least {least} honest rows a round and sees {len(honest)}: "
             "lower the number of hostile clients or raise the cohort"
         )

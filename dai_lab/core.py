@@ -24,6 +24,10 @@ Record: TypeAlias = Mapping[str, float | int | str | None]
 """One line of results; ``None`` where a number does not exist."""
 
 
+class TooFew(ValueError):  # noqa: N818 (it says what is the matter)
+    """A round's cohort is too small for a part; another round's may not be."""
+
+
 @dataclass(frozen=True)
 class Key:
     """A place in a run where randomness is drawn.
@@ -50,10 +54,14 @@ class Key:
         return torch.Generator().manual_seed(self.number())
 
     @contextmanager
-    def seeded(self) -> Iterator[None]:
-        """Let code that can only draw from torch's global CPU generator draw from here."""
-        with torch.random.fork_rng(devices=[]):
+    def seeded(self, device: torch.device | str = "cpu") -> Iterator[None]:
+        """Let code that can only draw from torch's global generators draw from here."""
+        cuda = [device] if torch.device(device).type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
             torch.default_generator.manual_seed(self.number())
+            for each in cuda:
+                with torch.cuda.device(each):
+                    torch.cuda.manual_seed(self.number())
             yield
 
 
@@ -63,7 +71,7 @@ class Card:
 
     name: str
     source: str
-    licence: str
+    license: str
     sha256: str
     note: str = ""
 

@@ -31,6 +31,7 @@ from dai_lab.core import (
     Shards,
     State,
     Task,
+    TooFew,
     Trace,
     Updates,
     Vector,
@@ -76,7 +77,8 @@ class Federation:
     engine: Engine
     watch: Mapping[str, Watcher] = field(default_factory=dict)
     frame: str = "federated"
-    hostile: int = 0
+    hostile: tuple[int, ...] = ()
+    """Clients that lie."""
     clip: float | None = None
     every: int = 1
     compute: Compute = field(default_factory=Compute)
@@ -84,9 +86,6 @@ class Federation:
     def __post_init__(self) -> None:
         if self.frame not in FRAMES:
             raise ValueError(f"frame must be one of {FRAMES}, got {self.frame!r}")
-        clients = len(self.task.shards)
-        if not 0 <= self.hostile < clients:
-            raise ValueError(f"federation.hostile must be in 0..{clients - 1}, got {self.hostile}")
         if self.every < 1:
             raise ValueError(f"evaluation.every must be at least 1, got {self.every}")
         if self.clip is not None and not self.clip > 0:
@@ -135,8 +134,11 @@ def found(
         ValueError: A knob is out of range; the message names it.
     """
     dealt = partition(data(), clients=clients, key=key / "partition")
-    if frame != "federated" and hostile:
-        hostile = 0
+    held_by = len(dealt.shards)
+    if not 0 <= hostile < held_by:
+        raise ValueError(f"federation.hostile must be in 0..{held_by - 1}, got {hostile}")
+    # Drawn, because a partition may give the first clients the cleanest or the oldest data.
+    drawn = torch.randperm(held_by, generator=(key / "hostile").stream())[:hostile]
     kept, held_out = split(dealt.shards, holdout=holdout, key=key / "holdout")
     dataset = dealt.data.to(compute.device)
     network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
@@ -157,7 +159,7 @@ def found(
         engine=engine,
         watch=watch,
         frame=frame,
-        hostile=hostile,
+        hostile=tuple(drawn.sort().values.tolist()) if frame == "federated" else (),
         clip=clip,
         every=every,
         compute=compute,
@@ -240,20 +242,33 @@ def _together(
         cohort = us.cohort(len(us.task.shards), key=key / "cohort")
     if not cohort or not int(us.task.shards.sizes[list(cohort)].sum()):
         return state, {"cohort": len(cohort), **NOTHING}
+    try:
+        return _carried_out(us, state, number, key, clock, cohort)
+    except TooFew as few:
+        if number == 1:
+            raise
+        # A small cohort drawn by chance must not end a long run for good.
+        return state, {"cohort": len(cohort), **NOTHING, "skipped": str(few)}
+
+
+def _carried_out(
+    us: Federation, state: State, number: int, key: Key, clock: _Clock, cohort: tuple[int, ...]
+) -> tuple[State, dict[str, Any]]:
+    """Play a round whose cohort is known."""
     with clock("train"):
         updates = _trained(us, us.task, state, state.params, cohort, number, key)
     with clock("protect"):
-        # The first clients are the hostile ones; the partition gives numbers no meaning.
-        liars = sum(client < us.hostile for client in cohort)
-        honest = us.privacy(updates.rows[liars:], key=key / "privacy")
-        rows, changed = honest, 0
+        lying = torch.tensor([client in us.hostile for client in cohort])
+        liars, changed = tuple(c for c in cohort if c in us.hostile), 0
+        honest = us.privacy(updates.rows[~lying] if liars else updates.rows, key=key / "privacy")
+        rows = honest
         if liars:
-            own = us.privacy(updates.rows[:liars], key=key / "privacy" / "hostile")
-            known = honest if len(honest) else own
-            lies = us.attack(known, own=own, key=key / "attack")
+            own = us.privacy(updates.rows[lying], key=key / "privacy" / "hostile")
+            lies = us.attack(honest, own=own, key=key / "attack")
             same = torch.isclose(lies, own, rtol=0, atol=0, equal_nan=True)
             changed = int((~same).any(dim=1).sum())
-            rows = torch.cat([lies, honest])
+            rows = torch.empty_like(updates.rows)
+            rows[lying], rows[~lying] = lies, honest
         if us.clip is not None:
             rows = clip(rows, norm=us.clip, key=key / "clip")
         weights = updates.weights.to(rows.device)
@@ -263,11 +278,11 @@ def _together(
         after = us.server(state.remember(updates.memory), update)
     record: dict[str, Any] = {
         "cohort": len(cohort),
-        "hostile": liars,
+        "hostile": len(liars),
         "rows_changed": changed,
         "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
         "visible_rows": len(visible.rows),
-        "train_loss": _mean(updates.losses[liars:], updates.weights[liars:]),
+        "train_loss": _mean(updates.losses, updates.weights * ~lying),
         "update_norm": float(update.norm()),
         "bytes_up": rows.nbytes,
         "bytes_down": state.params.nbytes * len(cohort),
@@ -280,7 +295,7 @@ def _together(
                 state,
                 after,
                 cohort,
-                cohort[:liars],
+                liars,
                 rows,
                 weights,
                 visible,

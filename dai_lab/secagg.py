@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dai_lab.core import Key, Rows, Visible
+from dai_lab.core import Key, Rows, TooFew, Visible
 
 
 def plain(
@@ -45,21 +45,24 @@ def grouped(
         weighted: Whether a client counts in its group by its examples, or all the same.
 
     Raises:
-        ValueError: More groups than clients, none, or a group without examples.
+        TooFew: More groups than clients, or a group without examples.
+        ValueError: No group.
 
     Source:
         Bonawitz et al. 2017, ePrint 2017/281, section 2, for the sum; Karimireddy et al. 2022,
         arXiv:2006.09365, algorithm 1, for means of random groups (there to help the rule).
     """
-    if not 1 <= groups <= len(sent):
-        raise ValueError(f"secagg.groups must be in 1..{len(sent)} (the cohort), got {groups}")
+    if groups < 1:
+        raise ValueError(f"secagg.groups must be 1 or more, got {groups}")
+    if groups > len(sent):
+        raise TooFew(f"secagg.groups must be in 1..{len(sent)} (the cohort), got {groups}")
     order = torch.randperm(len(sent), generator=key.stream())
     parts = [part.sort().values for part in order.tensor_split(groups)]
     members = tuple(tuple(clients[place] for place in part.tolist()) for part in parts)
     parts = [part.to(sent.device) for part in parts]
     totals = torch.stack([weights[part].sum() for part in parts])
     if weighted and not bool((totals > 0).all()):
-        raise ValueError(
+        raise TooFew(
             "secagg=grouped has a group whose clients hold no examples: lower secagg.groups "
             "or set secagg.weighted=false"
         )

@@ -49,7 +49,7 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
 def _by_content(data: Mapping[str, Any]) -> dict[str, Any]:
     """Name data by what it is, not by where it lies: a user's own file may change."""
     named = {knob: value for knob, value in data.items() if knob != "root"}
-    path = Path(str(named.get("path") or ""))
+    path = Path(str(named.get("path") or "")).expanduser()
     if path.is_file():
         with path.open("rb") as file:
             named["path"] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -57,11 +57,11 @@ def rows_to_test(rows: int, *, fraction: float) -> Tensor:
 
 
 def describe(data: Dataset) -> str:
-    """Say what a data set is: origin, licence, hash, size, shape, and how many of each class."""
+    """Say what a data set is: origin, license, hash, size, shape, and how many of each class."""
     card = data.card
     lines = {
         "source": card.source,
-        "licence": card.licence,
+        "license": card.license,
         "sha256": card.sha256,
         "size": f"{len(data.train):,} to train, {len(data.test):,} to test, {_mebibytes(data)}",
         "input": " x ".join(map(str, data.shape)),

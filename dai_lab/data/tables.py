@@ -220,8 +220,8 @@ def _read(name: str) -> pd.DataFrame:
     return pd.read_parquet(BUNDLED / f"{name}.parquet")
 
 
-def _card(name: str, source: str, licence: str, note: str) -> Card:
-    return Card(name, source, licence, file_hash(BUNDLED / f"{name}.parquet"), note)
+def _card(name: str, source: str, license: str, note: str) -> Card:
+    return Card(name, source, license, file_hash(BUNDLED / f"{name}.parquet"), note)
 
 
 def _hidden(sensitive: str, columns: Sequence[str]) -> Sequence[str]:

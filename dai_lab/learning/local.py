@@ -121,7 +121,7 @@ def sgd(
             if not plans[members[0]].lengths:
                 break  # the longest come first: nobody is left who holds an example
             here = start[members] if start.dim() == 2 else start.expand(len(members), -1)
-            with _drawing(method, key, cohort[members[0]]):
+            with _drawing(method, key, cohort[members[0]], start.device):
                 moved, seen = _train(method, task, here, [plans[at] for at in members], rule)
             rows[members] = moved - here
             losses[members] = seen
@@ -194,10 +194,10 @@ def distributed_sgd(
         inputs, targets = _fetch(task, examples[:, 0])
         share = _share(counts[:, 0], examples.shape[2]).to(inputs.device)
         blocks = method.load(start.unsqueeze(0) if start.dim() == 1 else start[members])
-        with _drawing(method, key, cohort[members[0]]):
+        with _drawing(method, key, cohort[members[0]], start.device):
             found, seen = method.slopes_at_one_point(blocks, inputs, targets, share)
         if rule.clip is not None:
-            _clip(found, rule.clip)
+            found = _clipped(found, rule.clip)
         slopes[members] = method.unload(found)
         losses[members] = (seen * share).sum(1).float().cpu()
     holds = torch.tensor([bool(plan.lengths) for plan in plans]).to(start).unsqueeze(1)
@@ -214,11 +214,13 @@ EXAMPLES_A_PASS = 2048
 """Examples of all clients together in one pass of distributed SGD; bounds the activations."""
 
 
-def _drawing(method: Method, key: Key, client: int) -> AbstractContextManager[None]:
+def _drawing(
+    method: Method, key: Key, client: int, device: torch.device
+) -> AbstractContextManager[None]:
     """Let a module that draws (dropout) draw from the client's own stream."""
     if method.name != "flat":
         return nullcontext()  # the others take no module that draws
-    return (key / "client" / client / "dropout").seeded()
+    return (key / "client" / client / "dropout").seeded(device)
 
 
 def _held(task: Task, cohort: Sequence[int]) -> Float[Tensor, "_"]:
@@ -329,12 +331,11 @@ def _add(blocks: Blocks, others: Blocks, factor: float) -> None:
     torch._foreach_add_(blocks, others, alpha=factor)
 
 
-def _clip(slopes: Blocks, bound: float) -> None:
-    """Scale each client's gradient to at most ``bound`` in L2 norm, in place."""
+def _clipped(slopes: Blocks, bound: float) -> Blocks:
+    """Scale each client's gradient to at most ``bound`` in L2 norm."""
     squares = torch.stack([slope.flatten(1).square().sum(1) for slope in slopes]).sum(0)
     factors = (bound / squares.sqrt().clamp_min(1e-12)).clamp_max(1)
-    for slope in slopes:
-        slope.mul_(factors.view(-1, *[1] * (slope.dim() - 1)))
+    return [slope * factors.view(-1, *[1] * (slope.dim() - 1)) for slope in slopes]
 
 
 def _step(blocks: Blocks, slopes: Blocks, velocity: Blocks, anchor: Blocks, rule: Descent) -> None:
@@ -343,7 +344,7 @@ def _step(blocks: Blocks, slopes: Blocks, velocity: Blocks, anchor: Blocks, rule
         _add(slopes, blocks, rule.proximal)
         _add(slopes, anchor, -rule.proximal)
     if rule.clip is not None:
-        _clip(slopes, rule.clip)
+        slopes = _clipped(slopes, rule.clip)
     if rule.weight_decay:
         _add(slopes, blocks, rule.weight_decay)
     if rule.momentum:

@@ -37,6 +37,9 @@ CPU_ABREAST = 25
 GPU_NUMBERS = 2**30
 """Numbers (weights, gradients and the like) held at once on a GPU: 4 GiB of float32."""
 
+GPU_ABREAST = 64
+"""Clients side by side on a GPU at most, since their activations count for nothing above."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -128,7 +131,8 @@ def _one_by_one(
         leaves = [block[client].detach().requires_grad_() for block in blocks]
         part = None if share is None else share[client]
         loss, losses = _loss(model, leaves, inputs[client], targets[client], part)
-        found.append(torch.autograd.grad(loss, leaves))
+        # A weight that the outputs do not depend on has a slope of zero, not none.
+        found.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
         seen.append(losses.detach())
     if len(found) == 1:
         return [slope.unsqueeze(0) for slope in found[0]], seen[0].unsqueeze(0)
@@ -172,7 +176,9 @@ def choose(model: Model, compute: Compute, *, rank: int) -> Method:
         raise ValueError(f"compute.method={name} cannot train this model here: choose from {able}")
     group = 1
     if name == "vmap":
-        most = CPU_ABREAST if on_cpu else min(max(GPU_NUMBERS // (4 * model.params), 1), 1024)
+        most = (
+            CPU_ABREAST if on_cpu else min(max(GPU_NUMBERS // (4 * model.params), 1), GPU_ABREAST)
+        )
         group = compute.group or most
     return Method(name, group, model, chain if name in ("chain", "compiled") else None, draws)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dai_lab.metrics import estimate, rounds_to
+from dai_lab.metrics import estimate, final, peak, rounds_to
 from dai_lab.report.figures import draw_curves, rendered
 from dai_lab.report.groups import grouped
 from dai_lab.report.runs import runs
@@ -55,14 +56,14 @@ def tabulate(summary: DataFrame, targets: Sequence[float]) -> str:
     head = ["", "seeds", "rounds", "final accuracy", "peak accuracy", *reach, "MB up"]
     lines = [head, ["---"] * len(head)]
     for label, group in summary.groupby("group", sort=False):
-        curves = [list(curve) for curve in group["test_accuracy"]]
-        cells = [
-            f"{estimate([curve[-1] for curve in curves])}",
-            f"{estimate([max(curve) for curve in curves])}",
+        curves = [
+            [{"round": at, "test_accuracy": one} for at, one in enumerate(curve, 1)]
+            for curve in group["test_accuracy"]
         ]
+        ends = [[of(curve, "test_accuracy") for curve in curves] for of in (final, peak)]
+        cells = [f"{estimate([_number(one) for one in each], missing='count')}" for each in ends]
         for target in targets:
-            records = [[{"round": at, "a": a} for at, a in enumerate(c, 1)] for c in curves]
-            found = [rounds_to(each, "a", target) for each in records]
+            found = [rounds_to(curve, "test_accuracy", target) for curve in curves]
             hits = [float(rounds) for rounds in found if rounds is not None]
             never = f" ({len(found) - len(hits)} of {len(found)} never)" if None in found else ""
             cells.append(f"{estimate(hits):.1f}{never}" if hits else "never")
@@ -90,12 +91,13 @@ def publish(results: Path | str, study: Path | str) -> Path:
     if not readme.exists() or not BLOCK.search(readme.read_text()):
         raise ValueError(f"{readme} needs the lines <!-- ours: 0.8 --> and <!-- end -->")
     summary = summarize(results)
+    filled = BLOCK.sub(lambda found: _filled(found, summary), readme.read_text())
     summary.to_parquet(folder / "summary.parquet", index=False)
     groups, _ = grouped(runs(results))
     for name, dark in (("curves.svg", False), ("curves-dark.svg", True)):
         figure = draw_curves(groups, metrics=("test_accuracy",), dark=dark)
         (folder / name).write_bytes(rendered(figure, "svg", dark=dark))
-    readme.write_text(BLOCK.sub(lambda found: _filled(found, summary), readme.read_text()))
+    readme.write_text(filled)
     return readme
 
 
@@ -108,6 +110,10 @@ def recomputed(study: Path | str) -> tuple[str, str]:
     assert found is not None, f"{study} has no table"
     filled = _filled(found, read_parquet(Path(study, "summary.parquet")))
     return found.group(0), filled
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value
 
 
 def _filled(found: re.Match[str], summary: DataFrame) -> str:

@@ -47,7 +47,7 @@ def test_a_data_set_has_the_shape_it_promises_and_a_card(name):
     for attribute, column in data.train.attributes.items():
         values = data.names.get(attribute)
         assert values is None or int(column.max()) < len(values)
-    assert len(data.card.sha256) == 64 and data.card.licence and data.card.source
+    assert len(data.card.sha256) == 64 and data.card.license and data.card.source
     text = describe(data)
     assert data.card.sha256 in text and f"{train:,} to train" in text
     assert f"{data.classes}: {data.names['classes'][0]} " in text

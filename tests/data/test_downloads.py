@@ -1,9 +1,11 @@
 """What is not bundled is found, fetched, or missed in one line, and never waited for in vain."""
 
 import gzip
+import io
 import os
 import pickle
 import socket
+import tarfile
 import time
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from dai_lab.data import cifar10, cifar100, downloads, emnist, fashion_mnist, mnist
+from dai_lab.data.cards import file_hash
 
 ALL = {
     "mnist": mnist,
@@ -66,7 +69,7 @@ def test_without_internet_there_is_one_line_and_no_wait(name, monkeypatch, tmp_p
     start = time.monotonic()
     with pytest.raises(ValueError, match=f"data={name} .* could .* be downloaded") as caught:
         ALL[name](root=str(tmp_path / "cache"))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     line = str(caught.value)
     assert "\n" not in line and "internet" in line and "refused" in line
     assert caught.value.__suppress_context__
@@ -81,7 +84,7 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch, tmp_path):
         start = time.monotonic()
         with pytest.raises(ValueError, match=r"data=cifar10 .*timed out"):
             cifar10(root=str(tmp_path))
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 60
     assert socket.getdefaulttimeout() is None
 
 
@@ -149,18 +152,39 @@ def test_emnist_letters_count_from_zero_and_stand_upright(tmp_path):
         emnist(part="runes")
 
 
-def test_cifar_is_channels_first_and_each_channel_has_its_own_scale(monkeypatch, tmp_path):
+class Planted:
+    """Something that acts when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def archive_cifar(monkeypatch, folder, batch, known=True):
+    """Archive ``batch`` as both parts of CIFAR-10; ``known`` makes it the published archive."""
     from torchvision.datasets import CIFAR10
 
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
-    flat = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
-    batch = pickle.dumps({"data": flat, "labels": [0, 1, 2, 3, 4, 9]})
-    (folder / "batch").write_bytes(batch)
-    (folder / "meta").write_bytes(pickle.dumps({"label_names": [*"abcdefghij"]}))
+    files = {"batch": batch, "meta": {"label_names": [*"abcdefghij"]}}
+    archive = folder / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{CIFAR10.base_folder}/{name}")
+            packed = pickle.dumps(content)
+            member.size = len(packed)
+            tar.addfile(member, io.BytesIO(packed))
     monkeypatch.setattr(CIFAR10, "train_list", [["batch", None]])
     monkeypatch.setattr(CIFAR10, "test_list", [["batch", None]])
     monkeypatch.setattr(CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": None})
+    monkeypatch.setattr(CIFAR10, "tgz_md5", None)
+    if known:
+        monkeypatch.setitem(downloads.PICKLED, "CIFAR10", file_hash(archive))
+
+
+def test_cifar_is_channels_first_and_each_channel_has_its_own_scale(monkeypatch, tmp_path):
+    flat = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
+    archive_cifar(monkeypatch, tmp_path, {"data": flat, "labels": [0, 1, 2, 3, 4, 9]})
     data = cifar10(root=str(tmp_path))
     assert data.shape == (3, 32, 32) and data.classes == 10
     pixels = torch.from_numpy(flat).view(6, 3, 32, 32) / 255
@@ -169,6 +193,36 @@ def test_cifar_is_channels_first_and_each_channel_has_its_own_scale(monkeypatch,
             data.train.inputs[:, channel], (pixels[:, channel] - mean) / scale
         )
     assert data.train.targets.tolist() == [0, 1, 2, 3, 4, 9]
+    assert not [one for one in tmp_path.iterdir() if one.is_dir()]
+
+
+def test_a_pickle_beside_the_archive_is_never_read(monkeypatch, tmp_path):
+    from torchvision.datasets import CIFAR10
+
+    flat = np.zeros((2, 3072), dtype=np.uint8)
+    archive_cifar(monkeypatch, tmp_path, {"data": flat, "labels": [0, 1]})
+    planted = tmp_path / CIFAR10.base_folder
+    planted.mkdir()
+    for name in ("batch", "meta"):
+        (planted / name).write_bytes(pickle.dumps(Planted(tmp_path / "ran")))
+    assert len(cifar10(root=str(tmp_path)).train) == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_archive_of_another_hash_is_refused_before_anything_in_it_runs(monkeypatch, tmp_path):
+    # Without its MD5 torchvision takes it as it is.
+    archive_cifar(monkeypatch, tmp_path, Planted(tmp_path / "ran"), known=False)
+    with pytest.raises(ValueError, match=r"data=cifar10 .*not the published one") as caught:
+        cifar10(root=str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+    # The same archive does run where its hash is the known one: the trap works.
+    monkeypatch.setitem(
+        downloads.PICKLED, "CIFAR10", file_hash(tmp_path / "cifar-10-python.tar.gz")
+    )
+    with pytest.raises((TypeError, ValueError)):
+        cifar10(root=str(tmp_path))
+    assert (tmp_path / "ran").is_dir()
 
 
 def test_a_half_fetched_file_is_one_line(tmp_path, no_debian):

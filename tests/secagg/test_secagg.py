@@ -77,7 +77,7 @@ def test_a_row_that_is_not_finite_spoils_its_own_group_only():
 @pytest.mark.parametrize("groups", [0, 6])
 def test_groups_nobody_could_form_are_refused(groups):
     sent, weights, clients = deal(0, 5)
-    with pytest.raises(ValueError, match=rf"secagg\.groups must be in 1\.\.5 .* got {groups}"):
+    with pytest.raises(ValueError, match=rf"secagg\.groups must be .* got {groups}"):
         secagg.grouped(sent, weights, clients=clients, key=Key(0), groups=groups)
 
 
