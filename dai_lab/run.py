@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,9 +80,7 @@ def page(words: list[str]) -> str:
 
     Hydra's own takes seconds, once there are many parts.
     """
-    folders = [Path(conf_dir())]
-    if "--config-dir" in words[:-1]:
-        folders.append(Path(words[words.index("--config-dir") + 1]))
+    folders = [Path(one) for one in (conf_dir(), parsed(words).config_dir) if one]
     parts: dict[str, list[str]] = {}
     for file in sorted(file for folder in folders for file in folder.glob("*/*.yaml")):
         parts.setdefault(file.parent.name, []).append(file.stem)
@@ -90,13 +89,18 @@ def page(words: list[str]) -> str:
     return Path(conf_dir(), "help.txt").read_text().replace("$parts", "\n".join(lines)).rstrip()
 
 
-def run(words: list[str]) -> None:
-    """Hand the command line to Hydra, whose errors come back instead of being printed."""
+def parsed(words: list[str]) -> Namespace:
+    """Tell options from settings, as Hydra does."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.error = usage  # type: ignore[method-assign]
-    settings = parser.parse_intermixed_args(words).overrides
+    return parser.parse_intermixed_args(words)
+
+
+def run(words: list[str]) -> None:
+    """Hand the command line to Hydra, whose errors come back instead of being printed."""
+    settings = parsed(words).overrides
     # Hydra itself takes options only before settings; people type them anywhere.
     sys.argv[1:] = [*(word for word in words if word not in settings), *settings]
     if "hydra/sweeper=optuna" in settings and "max_failure_rate" not in " ".join(words):

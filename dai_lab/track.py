@@ -1,4 +1,8 @@
-"""Where records go, beside the ``records.jsonl`` that every run writes."""
+"""Where records go, beside the ``records.jsonl`` that every run writes.
+
+A run that goes on hands a tracker all its records again, from round 1: which of them the tracker
+had sent when the run was killed, only its receiver knows.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

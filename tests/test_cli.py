@@ -61,6 +61,14 @@ def test_help_lists_examples_and_every_part(tmp_path):
         assert re.search(rf"^  {file.parent.name} .*\b{file.stem}\b", said, re.MULTILINE)
 
 
+@pytest.mark.parametrize("words", [["--config-dir", "mine"], ["--config-dir=mine"]])
+def test_help_lists_parts_of_a_user(words, tmp_path):
+    (tmp_path / "mine" / "attack").mkdir(parents=True)
+    (tmp_path / "mine" / "attack" / "shy.yaml").write_text("_target_: shy.attack\n")
+    said = lab(*words, "--help", folder=tmp_path).stdout
+    assert re.search(r"^  attack .*\bshy\b", said, re.MULTILINE)
+
+
 def test_tab_completes_parts_and_knobs(tmp_path):
     def completed(line):
         asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
@@ -86,6 +94,11 @@ def test_tab_completes_parts_and_knobs(tmp_path):
         (["data._target_=os.system"], "will not build 'os.system'", 1),
         ([*TINY, "partition=natural"], "partition.by", 1),
         ([*TINY, "data=file", "data.path=nowhere.npz"], "nowhere.npz", 1),
+        ([*TINY, "server.rate=0"], "server.rate", 1),
+        ([*TINY, "local.rate=nan"], "local.rate", 1),
+        ([*TINY, "local.batch_size=-1"], "local.batch_size", 1),
+        ([*TINY, "local.clip=0"], "local.clip", 1),
+        ([*TINY, "aggregator._target_=dai_lab.attacks.none"], "is no part for aggregator", 1),
         (["report", "nowhere"], "nowhere", 1),
         (["report"], "dai-lab report <folder>", 2),
     ],

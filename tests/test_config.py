@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from dai_lab.config import build, check, conf_dir, digest, load, locate, trust, trusted
+from dai_lab.config import (
+    build,
+    build_named,
+    check,
+    conf_dir,
+    digest,
+    load,
+    locate,
+    trust,
+    trusted,
+)
+from dai_lab.config.parts import did_you_mean
 
 CLEAN = load()
 
@@ -225,6 +236,34 @@ def test_a_bad_knob_is_named_before_anything_runs(node, complaint):
         build({"_target_": "dai_lab.attacks.alie", **node}, at="attack")
 
 
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("server", "dai_lab.aggregators.median"),
+        ("server", "dai_lab.engines.local"),
+        ("data", "dai_lab.data.tensors"),
+        ("cohort", "dai_lab.privacy.none"),
+        ("attack", "dai_lab.privacy.none"),
+        ("watch", "dai_lab.aggregators.median"),
+        ("watch.mine", "dai_lab.aggregators.median"),
+        ("tracker", "dai_lab.aggregators.median"),
+    ],
+)
+def test_a_part_of_another_group_is_refused_in_one_line(group, target):
+    with pytest.raises(ValueError, match=f"{target} is no part for {group}, it takes") as said:
+        build({"_target_": target}, at=group)
+    assert "\n" not in str(said.value)
+
+
+def test_a_part_of_another_group_inside_a_part_is_refused():
+    node = {
+        "_target_": "dai_lab.attacks.sometimes",
+        "attack": {"_target_": "dai_lab.server.fedavg"},
+    }
+    with pytest.raises(ValueError, match=r"is no part for attack\.attack"):
+        build(node, at="attack")
+
+
 def test_nested_parts_and_lists_of_parts_are_built_and_their_knobs_named(lab_of_a_user):
     inner = {"_target_": "dai_lab.attacks.sign_flip", "scale": 5}
     nested = {"_target_": "dai_lab.attacks.sometimes", "probability": 1, "attack": inner}
@@ -312,6 +351,24 @@ def test_several_watchers_are_merged_by_name(tmp_path):
     assert set(cfg.watch) == {"first", "second"}
     assert load("watch=first", conf_dir=tmp_path).watch.keys() == {"first"}
     assert digest(cfg) != digest(CLEAN)
+
+
+def test_a_watcher_is_one_function_and_one_yaml(tmp_path, lab_of_a_user):
+    module = lab_of_a_user("def norms(trace, *, power: float = 2.0):\n    return {}\n")
+    trust(module)
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "watch" / "mine.yaml").write_text(f"_target_: {module}.norms\npower: 1\n")
+    cfg = load("watch=mine", "watch.power=3", conf_dir=tmp_path)
+    built = build_named(OmegaConf.to_container(cfg.watch), at="watch")
+    assert {name: one.keywords for name, one in built.items()} == {"norms": {"power": 3.0}}
+    assert build_named({}, at="watch") == {}
+    headed = {"a": {"_target_": f"{module}.norms"}, "b": {"_target_": f"{module}.norms"}}
+    assert set(build_named(headed, at="watch")) == {"a", "b"}
+
+
+def test_a_word_is_not_suggested_for_itself():
+    assert did_you_mean("watch", ["watch", "match"]) == ""
+    assert did_you_mean("wacth", ["watch"]) == "; did you mean watch?"
 
 
 def test_a_folder_of_ones_own_adds_choices_and_a_wrong_one_is_named(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from dai_lab.bridges.weights_and_biases import curve, tags
 from dai_lab.config import digest, load
-from dai_lab.experiment import simulate
+from dai_lab.experiment import files, simulate
 
 TINY = (
     "data=digits",
@@ -52,6 +52,50 @@ def test_tensorboard_reads_back_what_was_recorded(tmp_path):
     records = [json.loads(one) for one in (tmp_path / "records.jsonl").read_text().splitlines()]
     shown = [(one.step, one.value) for one in events.Scalars("test_accuracy")]
     assert shown == [(one["round"], pytest.approx(one["test_accuracy"])) for one in records]
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+def test_a_tracker_of_a_run_that_was_killed_misses_no_round_and_shows_none_twice(
+    tracker, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    cfg = load(*TINY, "rounds=4", f"tracker={tracker}")
+    real = files.save
+
+    def save(path, state, done):
+        real(path, state, done)
+        if done == 2:  # the tracker has not been told
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(cfg, tmp_path, progress=False)
+    simulate(cfg, tmp_path, progress=False)
+    if tracker == "wandb":
+        logged = max(tmp_path.glob("wandb/offline-run-*/run-*.wandb"), key=lambda one: one.stat())
+        seen = steps(logged)
+    else:
+        reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        seen = [one.step for one in events.Scalars("test_accuracy")]
+    assert seen == [1, 2, 3, 4]
+
+
+def steps(logged):
+    """Read the rounds back from an offline W&B run."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, seen = DataStore(), []
+    store.open_for_scan(str(logged))
+    while data := store.scan_data():
+        record = Record.FromString(data)
+        for item in record.history.item:
+            if "round" in (item.key, *item.nested_key):
+                seen.append(json.loads(item.value_json))
+    return seen
 
 
 def test_tags_name_the_parts():

@@ -30,7 +30,8 @@ def tensorboard(folder: Path, config: Mapping[str, Any]) -> Iterator[Tracker]:
         ) from None
 
     settings = {key: value for key, value in config.items() if key != "tracker"}
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+    # A run that goes on hands every record again: what a killed one wrote is hidden.
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=0) as writer:
         writer.add_text("config", f"```json\n{json.dumps(settings, indent=2)}\n```")
 
         def log(record: Record) -> None:

@@ -72,7 +72,9 @@ def wandb(
     with run:
 
         def log(record: Record) -> None:
-            run.log(dict(record), step=int(record["round"] or 0))
+            step = int(record["round"] or 0)
+            if step >= run.step:  # a run that goes on hands every record again
+                run.log(dict(record), step=step)
 
         yield log
         # Only a run that got here is finished; one that failed keeps its records.

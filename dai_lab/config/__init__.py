@@ -2,13 +2,14 @@
 
 from dai_lab.config.load import conf_dir, explain, load
 from dai_lab.config.name import digest
-from dai_lab.config.parts import build, locate, trust, trusted
+from dai_lab.config.parts import build, build_named, locate, trust, trusted
 from dai_lab.config.schema import Experiment, Frame, check
 
 __all__ = [
     "Experiment",
     "Frame",
     "build",
+    "build_named",
     "check",
     "conf_dir",
     "digest",

@@ -11,7 +11,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,7 +35,14 @@ PROTOCOLS = {
 }
 """What the part of a group is called with, by the protocol in ``dai_lab.core``."""
 
-GIVEN = {"data": (), "model": ("shape", "classes"), "tracker": ("folder", "config")}
+Call: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+"""Names of what a part is called with: by position, and by keyword."""
+
+GIVEN: Mapping[str, Call] = {
+    "data": ((), ()),
+    "model": (("shape", "classes"), ()),
+    "tracker": (("folder", "config"), ()),
+}
 """What the part of a group without a protocol is called with."""
 
 
@@ -99,23 +106,40 @@ def build(node: Mapping[str, Any], *, at: str | None = None) -> Callable[..., An
             where ``node`` comes from :func:`load`.
 
     Raises:
-        ValueError: A knob is unknown, missing or of the wrong type; it is named.
+        ValueError: A knob is unknown, missing or of the wrong type, or the function is no part
+            of this group; it is named.
     """
     if isinstance(node, DictConfig):
         at = node._get_full_key(None) if at is None else at
         node = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     at = at or ""
-    protocol = PROTOCOLS.get(at.split(".")[0])
-    given: tuple[str, ...] | None = GIVEN.get(at)
-    if protocol:
-        given = _arguments(getattr(importlib.import_module("dai_lab.core"), protocol))
-    return _build(node, at, given)
+    one_of_several = at.startswith("watch.") and at.count(".") == 1
+    group = "watch" if one_of_several else at
+    call = GIVEN.get(group)
+    if protocol := PROTOCOLS.get(group):
+        call = _arguments(getattr(importlib.import_module("dai_lab.core"), protocol))
+    return _build(node, at, call)
+
+
+def build_named(nodes: Mapping[str, Any], *, at: str) -> dict[str, Callable[..., Any]]:
+    """Build any number of parts, each under its name.
+
+    Args:
+        nodes: From names to nodes; or one node, which is named by its function.
+        at: Where they are on the command line (``watch``).
+
+    Raises:
+        ValueError: As :func:`build`.
+    """
+    if "_target_" in nodes:
+        return {str(nodes["_target_"]).rpartition(".")[2]: build(nodes, at=at)}
+    return {name: build(node, at=f"{at}.{name}") for name, node in nodes.items()}
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Suggest the nearest choice, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near and near[0] != word else ""
 
 
 def _allowed(name: str) -> bool:
@@ -125,17 +149,20 @@ def _allowed(name: str) -> bool:
     return name.startswith(trusted()) and not machinery and not private
 
 
-def _arguments(protocol: Any) -> tuple[str, ...]:
-    return tuple(inspect.signature(protocol.__call__).parameters)[1:]
+def _arguments(protocol: Any) -> Call:
+    takes = list(inspect.signature(protocol.__call__).parameters.values())[1:]
+    named = tuple(one.name for one in takes if one.kind is one.KEYWORD_ONLY)
+    return tuple(one.name for one in takes if one.name not in named), named
 
 
-def _build(node: Mapping[str, Any], at: str, given: tuple[str, ...] | None) -> Callable[..., Any]:
+def _build(node: Mapping[str, Any], at: str, call: Call | None) -> Callable[..., Any]:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ValueError(f"{at or 'a part'} must be a node with _target_, got {node!r}")
     function = locate(node["_target_"])
     where = f"{at}." if at else ""
     takes = inspect.signature(function).parameters
-    knobs = [one for one in takes if one not in (given or ())]
+    given = {one for names in call or () for one in names}
+    knobs = [one for one in takes if one not in given]
     hints = _hints(function)
     open_ended = any(one.kind is one.VAR_KEYWORD for one in takes.values())
     settings = {}
@@ -149,9 +176,30 @@ def _build(node: Mapping[str, Any], at: str, given: tuple[str, ...] | None) -> C
         settings[knob] = _knob(value, hints.get(str(knob), Any), f"{where}{knob}")
     for knob, one in takes.items():
         required = one.kind is one.KEYWORD_ONLY and one.default is one.empty
-        if given is not None and required and knob not in settings and knob not in given:
+        if call is not None and required and knob not in settings and knob not in given:
             raise ValueError(f"{where}{knob} is missing: {node['_target_']} needs it")
-    return functools.partial(function, **settings)
+    part = functools.partial(function, **settings)
+    if call is not None and at != "model":  # a model may take nothing; who calls it looks
+        _try(part, str(node["_target_"]), at, call)
+    return part
+
+
+def _try(part: Callable[..., Any], target: str, at: str, call: Call) -> None:
+    """Refuse what cannot be called as its group is; the lab's own parts also by their names."""
+    positions, named = call
+    signature = inspect.signature(part)
+    try:
+        bound = signature.bind(*positions, **dict.fromkeys(named))
+    except TypeError:
+        fits = False
+    else:
+        ours = target.startswith("dai_lab.")
+        fits = not ours or set(bound.arguments) == {*positions, *named}
+    if not fits:
+        raise ValueError(
+            f"{at}: {target} is no part for {at}, it takes ({', '.join(signature.parameters)}) "
+            f"but would be called with ({', '.join([*positions, *named])})"
+        )
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import sys
 import warnings
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from dai_lab.config import build, check, digest
+from dai_lab.config import build, build_named, check, digest
 from dai_lab.experiment import files
 from dai_lab.experiment.environment import environment
 
@@ -101,7 +102,7 @@ def run(
     parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}
     us: Federation = found(
         **parts,
-        watch={one: build(node, at=f"watch.{one}") for one, node in settings["watch"].items()},
+        watch=build_named(settings["watch"], at="watch"),
         frame=settings["frame"],
         **settings["federation"],
         every=settings["evaluation"]["every"],
@@ -111,28 +112,24 @@ def run(
     tracker = build(settings["tracker"], at="tracker")
     records = files.keep(place / "records.jsonl", done)
     files.keep(place / "timings.jsonl", done)
-    now = environment(compute.threads)
-    commits = [*(before.get("commits", []) if done else []), now["commit"]]
-    files.write(
-        about,
-        files.text(
-            {
-                "digest": name,
-                **now,
-                "commits": list(dict.fromkeys(commits)),
-                "compute": {"device": compute.device, "threads": compute.threads, **choice(us)},
-            }
-        ),
-    )
-    files.write(place / "config.yaml", readable(whole).encode())
-    identity = {"digest": name, "group": digest(whole, without=("seed",))}
-    track = stack.enter_context(tracker(place, {**settings, **identity}))
     bar = stack.enter_context(bar_of(settings["name"], total=rounds, done=done, shown=progress))
     if state is not None:
         state = moved(state, compute.device)
     diverged = state is not None and not sound(state)
     played = play(us, key, rounds=rounds, state=state, done=done) if not diverged else iter(())
-    for one in played:
+    # A part may refuse a knob only when it is called: nothing is written before the first round.
+    first = list(itertools.islice(played, 1))
+    identity = {"digest": name, "group": digest(whole, without=("seed",))}
+    track = stack.enter_context(tracker(place, {**settings, **identity}))
+    if first:
+        where = {"device": compute.device, "threads": compute.threads, **choice(us)}
+        ran = sessions(before, environment(compute.threads), done)
+        files.write(about, files.text({"digest": name, **ran, "compute": where}))
+        files.write(place / "config.yaml", readable(whole).encode())
+    for record in records:
+        # Once more: whoever died may have kept the last ones to himself.
+        track(record)
+    for one in itertools.chain(first, played):
         done += 1
         record = files.finite(one.record)
         files.append(place / "records.jsonl", record)
@@ -148,6 +145,21 @@ def run(
     summary = summarized(records, settings, name, diverged=diverged)
     files.write(place / "summary.json", files.text(summary))
     return Result(place, summary)
+
+
+def sessions(before: Mapping[str, Any], now: Mapping[str, Any], done: int) -> dict[str, Any]:
+    """Describe what a run goes on with after round ``done``, and what it ran on ``earlier``.
+
+    Going on with the same code, packages and machine is the same session; a session that died
+    before its first round was recorded never was.
+    """
+    latest = {one: value for one, value in before.items() if one in now}
+    latest |= {"from_round": before.get("from_round", 1)}
+    known = [*before.get("earlier", []), latest] if before else []
+    known = [one for one in known if one["from_round"] <= done]
+    if known and {**known[-1], "from_round": None} == {**now, "from_round": None}:
+        return {**known[-1], "earlier": known[:-1]}
+    return {**now, "from_round": done + 1, "earlier": known}
 
 
 def summarized(
@@ -228,7 +240,7 @@ def computer(asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> Compute:
 
 @contextlib.contextmanager
 def one_setting_of_threads() -> Iterator[None]:
-    """Give torch's number of threads back to whoever called, such as a notebook."""
+    """Give torch's and BLAS's threads back to whoever called, such as a notebook."""
     import torch
 
     before = torch.get_num_threads()
@@ -236,6 +248,9 @@ def one_setting_of_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+        # Not imported for this: a run that never used it need not wait for a compiler to load.
+        if products := sys.modules.get("dai_lab.learning.products"):
+            products.give_back()
 
 
 def readable(whole: Any) -> str:
@@ -249,8 +264,9 @@ def readable(whole: Any) -> str:
 
 
 def sound(state: State) -> bool:
-    """Tell whether every parameter is a number."""
-    return math.isfinite(float(state.params.sum())) or bool(state.params.isfinite().all())
+    """Tell whether every parameter is a number, the server's and those clients keep alone."""
+    models = (state.params, state.memory.get("local/params", state.params[:0]))
+    return all(math.isfinite(float(one.sum())) or bool(one.isfinite().all()) for one in models)
 
 
 def moved(state: State, device: str) -> State:

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from dai_lab.core import Compute, Model, Vector
 from dai_lab.learning import chain as chains
-from dai_lab.learning.chain import Blocks, Chain
+from dai_lab.learning.chain import Blocks
+from dai_lab.learning.layers import Chain, chain_of
 
 CPU_ABREAST = 25
 """Clients side by side where a user asks for ``vmap`` on a CPU: more no longer fit the cache."""
@@ -156,7 +157,7 @@ def choose(model: Model, compute: Compute, *, rank: int) -> Method:
         ValueError: ``compute.method`` asks for a way this model cannot go.
     """
     on_cpu = compute.device == "cpu"
-    chain = chains.chain_of(model, rank)
+    chain = chain_of(model, rank)
     draws = _draws(model.module)
     can = {
         "flat": True,
@@ -185,7 +186,7 @@ def choose(model: Model, compute: Compute, *, rank: int) -> Method:
 
 def predict(model: Model, flat: Vector, inputs: Tensor, *, chunk: int = 500) -> Tensor:
     """Return outputs ``[examples, ...]`` of the model in evaluation mode, by the fastest way."""
-    chain = chains.chain_of(model, inputs.dim() - 1)
+    chain = chain_of(model, inputs.dim() - 1)
     with torch.inference_mode():
         if chain is None:
             parts = [model(flat, some) for some in inputs.split(chunk)]

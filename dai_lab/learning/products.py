@@ -26,14 +26,33 @@ UNPACKED = 1_000_000
 """Multiply-adds up to which OpenBLAS works on operands where they lie."""
 
 
-@cache
 def blas() -> int:
-    """Find the single-precision product, and keep it to the thread that calls it."""
-    import scipy.linalg.cython_blas  # noqa: F401 (loads the library)
+    """Find the single-precision product, and keep it to the thread that calls it.
+
+    From here on every BLAS of the process computes on one thread, until :func:`give_back`.
+    """
+    _limit()
+    return _address()
+
+
+@cache
+def _address() -> int:
+    return int(get_cython_function_address("scipy.linalg.cython_blas", "sgemm"))
+
+
+@cache
+def _limit() -> Any:
+    import scipy.linalg.cython_blas  # noqa: F401 (loads the library, so that it is limited too)
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1, user_api="blas")
-    return int(get_cython_function_address("scipy.linalg.cython_blas", "sgemm"))
+    return threadpool_limits(1, user_api="blas")
+
+
+def give_back() -> None:
+    """Give BLAS the threads it had before :func:`blas`, if that was called."""
+    if _limit.cache_info().currsize:
+        _limit().restore_original_limits()
+        _limit.cache_clear()
 
 
 @intrinsic

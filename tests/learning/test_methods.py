@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from dai_lab.core import Compute, Examples, Key, Shards, State, Task
 from dai_lab.learning import choose, distributed_sgd, predict, sgd
-from dai_lab.models import create, logistic, mlp, resnet8
+from dai_lab.models import create, flat, logistic, mlp, resnet8
 
 FLAT, IMAGE = (6,), (2, 9, 8)
 SIZES = (7, 0, 33, 1)
@@ -264,3 +264,28 @@ def test_non_contiguous_inputs_train_like_contiguous_ones():
     other = Task(what.model, Examples(strided, what.data.targets), what.shards)
     for method in ("flat", "vmap", "chain", "compiled"):
         torch.testing.assert_close(rows(other, sgd, method).rows, rows(what, sgd, method).rows)
+
+
+class Spare(nn.Module):
+    """A network with a head that its outputs do not use, as auxiliary heads are."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        return self.used(inputs.flatten(1)[:, :6])
+
+
+@pytest.mark.parametrize("method", ["flat", "vmap"])
+@pytest.mark.parametrize("train", [sgd, distributed_sgd])
+def test_a_weight_the_outputs_do_not_use_stays_where_it_is(method, train):
+    model = flat(Spare(), classes=3)
+    data = Examples(torch.randn(8, 6, generator=Key(0).stream()), torch.arange(8) % 3)
+    what = Task(model, data, Shards.of([torch.arange(4), torch.arange(4, 8)]))
+    found = train(
+        what, State(model.initial), model.initial, [0, 1], key=Key(1), round=1,
+        compute=Compute(method=method), clip=0.1,
+    )  # fmt: skip
+    unused = model.views(found.rows)["spare.weight"]
+    assert found.rows.any() and not unused.any()

@@ -1,49 +1,22 @@
-"""A federation, the order of a round, and a run of rounds."""
+"""The order of a round, and a run of rounds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from statistics import fmean
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from dai_lab.core import (
-    Aggregator,
-    Attack,
-    Cohort,
-    Compute,
-    Engine,
-    Examples,
-    Key,
-    LocalTraining,
-    Partitioner,
-    Privacy,
-    Record,
-    Rows,
-    SecureAggregation,
-    Server,
-    Shards,
-    State,
-    Task,
-    TooFew,
-    Trace,
-    Updates,
-    Vector,
-    Watcher,
-)
-from dai_lab.data import split
-from dai_lab.learning import choose, fedavg, predict
-from dai_lab.metrics import accuracy, correct, mean_loss, per_client, spread
-from dai_lab.models import create
+from dai_lab.core import Key, Rows, Shards, State, Task, TooFew, Trace, Updates, Vector
+from dai_lab.federation.founding import Federation
+from dai_lab.federation.judging import judge
+from dai_lab.learning import fedavg
 from dai_lab.privacy import clip
-
-FRAMES = ("federated", "centralized", "local_only")
 
 NOTHING = {
     "hostile": 0,
@@ -58,40 +31,6 @@ NOTHING = {
 """The record of a round nobody joined."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Federation:
-    """Who learns what from whom, and what happens at each stage of a round."""
-
-    task: Task
-    test: Examples
-    holdout: Shards
-    """Each client's own examples that it never trains on."""
-    classes: int
-    local: LocalTraining
-    cohort: Cohort
-    privacy: Privacy
-    attack: Attack
-    secagg: SecureAggregation
-    aggregator: Aggregator
-    server: Server
-    engine: Engine
-    watch: Mapping[str, Watcher] = field(default_factory=dict)
-    frame: str = "federated"
-    hostile: tuple[int, ...] = ()
-    """Clients that lie."""
-    clip: float | None = None
-    every: int = 1
-    compute: Compute = field(default_factory=Compute)
-
-    def __post_init__(self) -> None:
-        if self.frame not in FRAMES:
-            raise ValueError(f"frame must be one of {FRAMES}, got {self.frame!r}")
-        if self.every < 1:
-            raise ValueError(f"evaluation.every must be at least 1, got {self.every}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"federation.clip must be above 0 or null, got {self.clip}")
-
-
 @dataclass(frozen=True)
 class Played:
     """A finished round: what to write down, where to go on from, and what took how long."""
@@ -99,78 +38,6 @@ class Played:
     record: dict[str, Any]
     state: State
     seconds: dict[str, float]
-
-
-def found(
-    *,
-    data: Callable[[], Any],
-    partition: Partitioner,
-    model: Callable[..., Any],
-    local: LocalTraining,
-    cohort: Cohort,
-    privacy: Privacy,
-    attack: Attack,
-    secagg: SecureAggregation,
-    aggregator: Aggregator,
-    server: Server,
-    engine: Engine,
-    watch: Mapping[str, Watcher],
-    frame: str,
-    clients: int,
-    hostile: int,
-    holdout: float,
-    clip: float | None,
-    every: int,
-    compute: Compute,
-    key: Key,
-) -> Federation:
-    """Load the data, deal it, draw the first model, and put the parts in their places.
-
-    The frame ``centralized`` gives the same training examples to a single client and leaves
-    everything else out: no attack, no secrecy, plain averaging. ``local_only`` leaves every
-    client alone with its own examples.
-
-    Raises:
-        ValueError: A knob is out of range; the message names it.
-    """
-    dealt = partition(data(), clients=clients, key=key / "partition")
-    held_by = len(dealt.shards)
-    if not 0 <= hostile < held_by:
-        raise ValueError(f"federation.hostile must be in 0..{held_by - 1}, got {hostile}")
-    # Drawn, because a partition may give the first clients the cleanest or the oldest data.
-    drawn = torch.randperm(held_by, generator=(key / "hostile").stream())[:hostile]
-    kept, held_out = split(dealt.shards, holdout=holdout, key=key / "holdout")
-    dataset = dealt.data.to(compute.device)
-    network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
-    network = replace(network, initial=network.initial.to(compute.device))
-    network.module.to(compute.device)
-    us = Federation(
-        task=Task(network, dataset.train, kept),
-        test=dataset.test,
-        holdout=held_out,
-        classes=dataset.classes,
-        local=local,
-        cohort=cohort,
-        privacy=privacy,
-        attack=attack,
-        secagg=secagg,
-        aggregator=aggregator,
-        server=server,
-        engine=engine,
-        watch=watch,
-        frame=frame,
-        hostile=tuple(drawn.sort().values.tolist()) if frame == "federated" else (),
-        clip=clip,
-        every=every,
-        compute=compute,
-    )
-    return us
-
-
-def choice(us: Federation) -> dict[str, Any]:
-    """Say which method computes gradients, and how many clients go side by side."""
-    method = choose(us.task.model, us.compute, rank=us.test.inputs.dim() - 1)
-    return {"method": method.name, "group": method.group}
 
 
 def play(
@@ -193,7 +60,7 @@ def play(
         )
         with clock("evaluate"):
             if number % us.every == 0 or number == rounds:
-                record |= _judge(us, state)
+                record |= judge(us, state)
         yield Played({"round": number, **record, **sent}, state, clock.seconds)
 
 
@@ -347,44 +214,3 @@ def _mean(values: Float[Tensor, "_"], weights: Float[Tensor, "_"]) -> float | No
     """Mean over clients by their examples; ``None`` where nobody has any."""
     total = float(weights.sum())
     return float((values * weights.to(values.device)).sum()) / total if total else None
-
-
-def _judge(us: Federation, state: State) -> Record:
-    """Measure the model on the test set, and on what each client held out.
-
-    Clients that stay alone are measured each with its own model, those that ever trained.
-    """
-    model, held, test, data = us.task.model, us.holdout, us.test, us.task.data
-    if us.frame == "local_only":
-        own = state.memory.get("local/params", state.params.unsqueeze(0)[:0])
-        lone = state.memory.get("local/params/of", torch.arange(0)).tolist()
-        rows = own if len(own) else state.params.unsqueeze(0)  # untouched, all are still alike
-        scores = [_score(us, predict(model, row, test.inputs), test.targets) for row in rows]
-        record = {name: fmean(score[name] for score in scores) for name in scores[0]}
-        held = Shards.of([held[client].cpu() for client in lone])
-        parts = [predict(model, own[at], data.inputs[held[at]]) for at in range(len(lone))]
-        outputs = torch.cat(parts) if parts else None
-    else:
-        record = _score(us, predict(model, state.params, test.inputs), test.targets)
-        outputs = predict(model, state.params, data.inputs[held.indices])
-    if outputs is None or not len(outputs) or not us.classes:
-        return record
-    in_order = Shards(torch.arange(len(outputs)), held.offsets)
-    targets = data.targets[held.indices]
-    spreads = spread(per_client(correct(outputs, targets), in_order))
-    return record | {
-        "client_accuracy": spreads["mean"],
-        "client_accuracy_worst10": spreads["worst10"],
-        "client_accuracy_variance": spreads["variance"],
-    }
-
-
-def _score(
-    us: Federation,
-    outputs: Float[Tensor, "examples ..."],
-    targets: Int[Tensor, "examples"] | Float[Tensor, "examples"],
-) -> dict[str, float]:
-    found = {"test_loss": mean_loss(us.task.model.loss(outputs, targets))}
-    if us.classes:
-        found["test_accuracy"] = accuracy(correct(outputs, targets))
-    return found

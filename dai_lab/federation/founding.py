@@ -1,0 +1,138 @@
+"""A federation: its parts in their places, its data dealt, its first model drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from dai_lab.core import (
+    Aggregator,
+    Attack,
+    Cohort,
+    Compute,
+    Engine,
+    Examples,
+    Key,
+    LocalTraining,
+    Partitioner,
+    Privacy,
+    SecureAggregation,
+    Server,
+    Shards,
+    Task,
+    Watcher,
+)
+from dai_lab.data import split
+from dai_lab.learning import choose
+from dai_lab.models import create
+
+FRAMES = ("federated", "centralized", "local_only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Who learns what from whom, and what happens at each stage of a round."""
+
+    task: Task
+    test: Examples
+    holdout: Shards
+    """Each client's own examples that it never trains on."""
+    classes: int
+    local: LocalTraining
+    cohort: Cohort
+    privacy: Privacy
+    attack: Attack
+    secagg: SecureAggregation
+    aggregator: Aggregator
+    server: Server
+    engine: Engine
+    watch: Mapping[str, Watcher] = field(default_factory=dict)
+    frame: str = "federated"
+    hostile: tuple[int, ...] = ()
+    """Clients that lie."""
+    clip: float | None = None
+    every: int = 1
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        if self.frame not in FRAMES:
+            raise ValueError(f"frame must be one of {FRAMES}, got {self.frame!r}")
+        if self.every < 1:
+            raise ValueError(f"evaluation.every must be at least 1, got {self.every}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"federation.clip must be above 0 or null, got {self.clip}")
+
+
+def found(
+    *,
+    data: Callable[[], Any],
+    partition: Partitioner,
+    model: Callable[..., Any],
+    local: LocalTraining,
+    cohort: Cohort,
+    privacy: Privacy,
+    attack: Attack,
+    secagg: SecureAggregation,
+    aggregator: Aggregator,
+    server: Server,
+    engine: Engine,
+    watch: Mapping[str, Watcher],
+    frame: str,
+    clients: int,
+    hostile: int,
+    holdout: float,
+    clip: float | None,
+    every: int,
+    compute: Compute,
+    key: Key,
+) -> Federation:
+    """Load the data, deal it, draw the first model, and put the parts in their places.
+
+    The frame ``centralized`` gives the same training examples to a single client and leaves
+    everything else out: no attack, no secrecy, plain averaging. ``local_only`` leaves every
+    client alone with its own examples.
+
+    Raises:
+        ValueError: A knob is out of range; the message names it.
+    """
+    dealt = partition(data(), clients=clients, key=key / "partition")
+    held_by = len(dealt.shards)
+    if not 0 <= hostile < held_by:
+        raise ValueError(f"federation.hostile must be in 0..{held_by - 1}, got {hostile}")
+    # Drawn, because a partition may give the first clients the cleanest or the oldest data.
+    drawn = torch.randperm(held_by, generator=(key / "hostile").stream())[:hostile]
+    kept, held_out = split(dealt.shards, holdout=holdout, key=key / "holdout")
+    dataset = dealt.data.to(compute.device)
+    network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
+    network = replace(network, initial=network.initial.to(compute.device))
+    network.module.to(compute.device)
+    us = Federation(
+        task=Task(network, dataset.train, kept),
+        test=dataset.test,
+        holdout=held_out,
+        classes=dataset.classes,
+        local=local,
+        cohort=cohort,
+        privacy=privacy,
+        attack=attack,
+        secagg=secagg,
+        aggregator=aggregator,
+        server=server,
+        engine=engine,
+        watch=watch,
+        frame=frame,
+        hostile=tuple(drawn.sort().values.tolist()) if frame == "federated" else (),
+        clip=clip,
+        every=every,
+        compute=compute,
+    )
+    return us
+
+
+def choice(us: Federation) -> dict[str, Any]:
+    """Say which method computes gradients, and how many clients go side by side."""
+    method = choose(us.task.model, us.compute, rank=us.test.inputs.dim() - 1)
+    return {"method": method.name, "group": method.group}
