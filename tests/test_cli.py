@@ -98,7 +98,7 @@ def test_tab_completes_parts_and_knobs(tmp_path):
         ([*TINY, "local.rate=nan"], "local.rate", 1),
         ([*TINY, "local.batch_size=-1"], "local.batch_size", 1),
         ([*TINY, "local.clip=0"], "local.clip", 1),
-        ([*TINY, "aggregator._target_=dai_lab.attacks.none"], "is no part for aggregator", 1),
+        ([*TINY, "data._target_=dai_lab.data.tensors"], "is no part for data", 1),
         (["report", "nowhere"], "nowhere", 1),
         (["report"], "dai-lab report <folder>", 2),
     ],

@@ -258,7 +258,7 @@ def test_a_part_of_another_group_is_refused_in_one_line(group, target):
 def test_a_part_of_another_group_inside_a_part_is_refused():
     node = {
         "_target_": "dai_lab.attacks.sometimes",
-        "attack": {"_target_": "dai_lab.server.fedavg"},
+        "attack": {"_target_": "dai_lab.learning.servers.fedavg"},
     }
     with pytest.raises(ValueError, match=r"is no part for attack\.attack"):
         build(node, at="attack")

@@ -59,7 +59,7 @@ def write_idx(folder, prefixes, first=0, compress=False):
         for name, array in (("images-idx3", images), ("labels-idx1", labels + first)):
             content = idx(array.astype(np.uint8))
             path = folder / f"{prefix}-{name}-ubyte{'.gz' * compress}"
-            path.write_bytes(gzip.compress(content) if compress else content)
+            path.write_bytes(gzip.compress(content, mtime=0) if compress else content)
     return torch.from_numpy(images), torch.from_numpy(labels).long()
 
 
@@ -118,7 +118,7 @@ def test_debians_fashion_is_the_same_as_torchvisions(monkeypatch, tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"not idx"), None])
+@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"not idx", mtime=0), None])
 def test_a_damaged_debian_package_is_one_line(content, monkeypatch, tmp_path):
     write_idx(tmp_path / "debian", ("train", "t10k"), compress=True)
     monkeypatch.setattr(downloads, "DEBIAN", tmp_path / "debian")
