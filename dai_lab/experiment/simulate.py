@@ -247,10 +247,10 @@ def one_setting_of_threads() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(before)
         # Not imported for this: a run that never used it need not wait for a compiler to load.
         if products := sys.modules.get("dai_lab.learning.products"):
             products.give_back()
+        torch.set_num_threads(before)  # last, because giving back touches OpenMP, torch's too
 
 
 def readable(whole: Any) -> str:
