@@ -48,7 +48,7 @@ def test_running_a_notebook_again_leaves_no_trace_of_when(notebook):
 
 
 def test_the_search_for_places_finds_them():
-    for text in ("/work/main/x.py:21: Warning", "see '/tmp/abc/run'", "File /home/me/a.py"):
+    for text in ("/usr/lib/x.py:21: Warning", "see '/tmp/abc/run'", "File /home/me/a.py"):
         assert A_PLACE.search(text)
     for text in ("results/run/abc", "https://host/home/page", "data/tmp/x"):
         assert not A_PLACE.search(text)

@@ -41,7 +41,7 @@ def source() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     # An installed copy may lie inside somebody else's repository; its commit is not ours.
-    if git("ls-files", "--error-unmatch", "core.py") is None:
+    if git("ls-files", "--error-unmatch", "config/schema.py") is None:
         return {"commit": None, "dirty": None}
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "."))}
 

@@ -2,7 +2,8 @@
 
 from dai_lab.learning.batches import epochs_of, one_batch
 from dai_lab.learning.cohorts import poisson, uniform
-from dai_lab.learning.local import distributed_sgd, sgd
+from dai_lab.learning.distributed import distributed_sgd
+from dai_lab.learning.local import sgd
 from dai_lab.learning.methods import choose, predict
 from dai_lab.learning.schedules import constant, cosine, exponential, step
 from dai_lab.learning.servers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi

@@ -1,0 +1,114 @@
+"""What a part must take and return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dai_lab.core.data import Dataset, Partition
+from dai_lab.core.keys import Key
+from dai_lab.core.model import Rows, Vector
+from dai_lab.core.round import Compute, Record, State, Task, Trace, Updates, Visible
+
+
+@runtime_checkable
+class Partitioner(Protocol):
+    """From a data set to who holds what."""
+
+    def __call__(self, data: Dataset, *, clients: int, key: Key) -> Partition:
+        """Deal ``data.train`` to ``clients`` clients; every example goes to at most one."""
+
+
+@runtime_checkable
+class Cohort(Protocol):
+    """From all registered clients to those who take part in a round."""
+
+    def __call__(self, clients: int, *, key: Key) -> tuple[int, ...]:
+        """Return distinct client numbers in ascending order."""
+
+
+@runtime_checkable
+class LocalTraining(Protocol):
+    """From a state to one row per client of the cohort."""
+
+    def __call__(
+        self,
+        task: Task,
+        state: State,
+        start: Vector | Rows,
+        cohort: Sequence[int],
+        *,
+        key: Key,
+        round: int,
+        compute: Compute,
+    ) -> Updates:
+        """Train every client of the cohort from ``start`` (shared, or a row for each)."""
+
+
+@runtime_checkable
+class Privacy(Protocol):
+    """From the rows honest clients computed to the rows they send."""
+
+    def __call__(self, rows: Rows, *, key: Key) -> Rows:
+        """Return as many rows as came in."""
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """From the rows honest clients send to the rows hostile clients send."""
+
+    def __call__(self, honest: Rows, *, own: Rows, key: Key) -> Rows:
+        """Return a row for each of ``own``, the rows the hostile would honestly send."""
+
+
+@runtime_checkable
+class SecureAggregation(Protocol):
+    """From the rows clients send to what the server may see."""
+
+    def __call__(
+        self, sent: Rows, weights: Float[Tensor, "_"], *, clients: tuple[int, ...], key: Key
+    ) -> Visible:
+        """Return at least one row."""
+
+
+@runtime_checkable
+class Aggregator(Protocol):
+    """From the visible rows to one update."""
+
+    def __call__(self, visible: Visible) -> Vector:
+        """Return the update the server will apply."""
+
+
+@runtime_checkable
+class Server(Protocol):
+    """From a state and an update to the next state."""
+
+    def __call__(self, state: State, update: Vector) -> State:
+        """Return the next state; leave ``state`` as it is."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """From a finished round to numbers about it."""
+
+    def __call__(self, trace: Trace) -> Record:
+        """Return entries to add to the round's record."""
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Somewhere results go, one record at a time."""
+
+    def __call__(self, record: Record) -> None:
+        """Take one record."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """From a training function and a cohort to the cohort's updates, wherever they run."""
+
+    def __call__(self, train: Callable[[Sequence[int]], Updates], cohort: Sequence[int]) -> Updates:
+        """Return one row per client, in the cohort's order."""

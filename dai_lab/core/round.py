@@ -1,0 +1,148 @@
+"""What passes through a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dai_lab.core.data import Examples, Shards
+from dai_lab.core.keys import Key
+from dai_lab.core.model import Model, Rows, Vector
+
+Record: TypeAlias = Mapping[str, float | int | str | None]
+"""One line of results; ``None`` where a number does not exist."""
+
+
+@dataclass(frozen=True)
+class Visible:
+    """What the server may look at: one row per revealed client or group of clients.
+
+    Only secure aggregation makes one, and an aggregator takes nothing else.
+    """
+
+    rows: Rows
+    members: tuple[tuple[int, ...], ...]
+    """Clients behind each row."""
+    weights: Float[Tensor, "_"]
+    """What each row counts for in a weighted mean: the examples its members claim."""
+
+    def __post_init__(self) -> None:
+        if not len(self.rows) == len(self.members) == len(self.weights):
+            raise ValueError("visible: rows, members and weights differ in number")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a round needs from the round before: the model and the memories of parts.
+
+    A memory is named ``room/what`` (``server/momentum``, ``clients/momentum``); all are
+    tensors, so a checkpoint is a plain file of tensors.
+    """
+
+    params: Vector
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def remember(self, memories: Mapping[str, Tensor]) -> State:
+        """Return a state with these memories added or replaced."""
+        return replace(self, memory={**self.memory, **memories})
+
+    def recall(self, name: str, clients: Sequence[int], otherwise: Tensor) -> Tensor:
+        """Return what each of these clients remembers as ``name``, one a row.
+
+        Args:
+            name: Such as ``clients/momentum``.
+            clients: Whose memories.
+            otherwise: What a client remembers that was never asked before.
+        """
+        found = otherwise.expand(len(clients), -1).clone()
+        if name in self.memory:
+            ids = self.memory[f"{name}/of"]
+            asked = torch.as_tensor(clients, dtype=torch.long, device=ids.device)
+            at = torch.searchsorted(ids, asked).clamp_max(len(ids) - 1)
+            known = ids[at] == asked
+            found[known] = self.memory[name][at[known]]
+        return found
+
+    def keep(self, name: str, clients: Sequence[int], rows: Tensor) -> Mapping[str, Tensor]:
+        """Return the memories after these clients learned ``rows``, for ``remember``.
+
+        Only clients that ever took part take space, whoever else is registered.
+        """
+        fresh = torch.as_tensor(clients, dtype=torch.long, device=rows.device)
+        old = self.memory.get(f"{name}/of", fresh[:0])
+        ids = torch.cat([old, fresh]).unique()
+        kept = rows.new_empty((len(ids), rows.shape[1]))
+        if len(old):
+            kept[torch.searchsorted(ids, old)] = self.memory[name]
+        kept[torch.searchsorted(ids, fresh)] = rows
+        return {name: kept, f"{name}/of": ids}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What clients are asked to learn: a model, and who holds which examples."""
+
+    model: Model
+    data: Examples
+    shards: Shards
+
+    def __post_init__(self) -> None:
+        held = self.shards.indices
+        if len(held) and not 0 <= int(held.min()) <= int(held.max()) < len(self.data):
+            raise ValueError(f"shards: examples must be in 0..{len(self.data) - 1}")
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What came out of local training, before privacy, attacks and secrecy."""
+
+    rows: Rows
+    weights: Float[Tensor, "_"]
+    """Examples behind each row."""
+    losses: Float[Tensor, "_"]
+    """Mean loss each client saw while it trained."""
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    """Client memories to carry into the next state."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything that happened in one round, for watchers; nobody may change it."""
+
+    round: int
+    key: Key
+    before: State
+    after: State
+    cohort: tuple[int, ...]
+    hostile: tuple[int, ...]
+    """Clients of the cohort that are hostile."""
+    sent: Rows
+    weights: Float[Tensor, "_"]
+    visible: Visible
+    update: Vector
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how gradients are computed; never what they are."""
+
+    device: str = "cpu"
+    threads: int = 1
+    method: str = "auto"
+    """``auto``, ``flat``, ``vmap``, ``chain`` or ``compiled``; see ``learning.methods``."""
+    group: int = 0
+    """Clients trained side by side; 0 lets the documented rule choose."""
+
+    def __post_init__(self) -> None:
+        methods = ("auto", "flat", "vmap", "chain", "compiled")
+        if self.method not in methods:
+            raise ValueError(f"compute.method must be one of {methods}, got {self.method!r}")
+        if self.threads < 1:
+            raise ValueError(f"compute.threads must be at least 1, got {self.threads}")
+        if self.group < 0:
+            raise ValueError(f"compute.group must be 0 or more, got {self.group}")
