@@ -163,20 +163,21 @@ if 3 in codes:
 assert ended(child(f"{root}/raced")) == 0
 same(f"{root}/raced", reference)
 
+hear, tell = os.pipe()
 lock = os.fork()  # somebody holds it for sure
 if not lock:
     from dai_lab.experiment import files
     from pathlib import Path
     with files.locked(Path(f"{root}/held")):
-        open(f"{root}/held/config.yaml", "w").close()
-        time.sleep(60)
-while not os.path.exists(f"{root}/held/config.yaml"):
-    time.sleep(0.01)
+        os.write(tell, b"held")
+        signal.alarm(120)  # an orphan ends by itself
+        signal.pause()
+os.close(tell)
+assert os.read(hear, 4) == b"held"  # nothing, should the holder die first
 assert ended(child(f"{root}/held")) == 3
 assert f"another process (pid {lock})" in open(f"{root}/held.said").read()
 os.kill(lock, signal.SIGKILL)
 os.waitpid(lock, 0)
-os.remove(f"{root}/held/config.yaml")
 assert ended(child(f"{root}/held")) == 0  # the dead hold nothing
 same(f"{root}/held", reference)
 """
