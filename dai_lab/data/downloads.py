@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import io
-import socket
-import tarfile
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dai_lab.core import Card, Dataset, Examples
-from dai_lab.data.cards import content_hash, file_hash
+from dai_lab.data.cards import content_hash
+from dai_lab.data.fetching import BROKEN, Part, Pixels, from_torchvision, one_line
 
 ROOT = "~/.cache/dai_lab"
 """Where downloads are kept unless ``data.root`` says otherwise."""
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts its files."""
-
-PATIENCE = 20.0
-"""Seconds a server may be silent before a download is given up."""
-
-PICKLED = {
-    "CIFAR10": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    "CIFAR100": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-}
-"""SHA-256 of archives that hold pickles: whoever could change one could run anything here."""
-
-Pixels = UInt8[Tensor, "_ ..."]
-Labels = Int[Tensor, "_"]
-Part = tuple[Pixels, Labels]
-
-BROKEN = (
-    AssertionError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-)
-"""What torchvision raises when a file is missing, damaged or out of reach."""
 
 
 def mnist(*, root: str = ROOT) -> Dataset:
@@ -66,7 +36,7 @@ def mnist(*, root: str = ROOT) -> Dataset:
     Source:
         LeCun et al. 1998, "Gradient-based learning applied to document recognition".
     """
-    parts, names = _torchvision("MNIST", "mnist", root)
+    parts, names = from_torchvision("MNIST", "mnist", root)
     source = "LeCun, Cortes and Burges, MNIST, through torchvision"
     return _pictures("mnist", parts, names, (0.1307,), (0.3081,), source, "CC BY-SA 3.0")
 
@@ -90,7 +60,7 @@ def fashion_mnist(*, root: str = ROOT) -> Dataset:
     if DEBIAN.is_dir():
         parts, names = _debian_fashion(), FASHION
     else:
-        parts, names = _torchvision(
+        parts, names = from_torchvision(
             "FashionMNIST",
             "fashion_mnist",
             root,
@@ -117,7 +87,7 @@ def cifar10(*, root: str = ROOT) -> Dataset:
     Source:
         Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
-    parts, names = _torchvision("CIFAR10", "cifar10", root)
+    parts, names = from_torchvision("CIFAR10", "cifar10", root)
     mean, deviation = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     return _pictures("cifar10", parts, names, mean, deviation, CIFAR, UNSTATED)
 
@@ -140,7 +110,7 @@ def cifar100(*, root: str = ROOT) -> Dataset:
     Source:
         Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """
-    parts, names = _torchvision("CIFAR100", "cifar100", root)
+    parts, names = from_torchvision("CIFAR100", "cifar100", root)
     mean, deviation = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     return _pictures("cifar100", parts, names, mean, deviation, CIFAR, UNSTATED)
 
@@ -165,7 +135,7 @@ def emnist(*, root: str = ROOT, part: str = "balanced") -> Dataset:
     known = ("balanced", "byclass", "bymerge", "digits", "letters", "mnist")
     if part not in known:
         raise ValueError(f"data.part must be one of {known}, got {part!r}")
-    parts, names = _torchvision("EMNIST", "emnist", root, split=part)
+    parts, names = from_torchvision("EMNIST", "emnist", root, split=part)
     if part == "letters":  # the files count letters from 1
         parts, names = [(pixels, labels - 1) for pixels, labels in parts], names[1:]
     parts = [(pixels.transpose(-1, -2), labels) for pixels, labels in parts]
@@ -234,7 +204,7 @@ def _debian_fashion() -> list[Part]:
         ]
     except BROKEN as error:
         raise ValueError(
-            f"data=fashion_mnist: {DEBIAN} is damaged ({_line(error)}): "
+            f"data=fashion_mnist: {DEBIAN} is damaged ({one_line(error)}): "
             "run `apt install --reinstall dataset-fashion-mnist`"
         ) from None
 
@@ -248,74 +218,3 @@ def _idx(path: Path) -> UInt8[Tensor, "..."]:
     shape = np.frombuffer(content, ">u4", content[3], offset=4)
     array = np.frombuffer(content, np.uint8, offset=start)
     return torch.from_numpy(array.reshape(shape.astype(int)).copy())
-
-
-def _torchvision(
-    kind: str,
-    name: str,
-    root: str,
-    *,
-    instead: str = "use a machine with internet, or data=mnist10k, which is bundled",
-    **settings: str,
-) -> tuple[list[Part], tuple[str, ...]]:
-    """Take one of torchvision's data sets from ``root``, downloading it first if need be."""
-    from filelock import FileLock
-    from torchvision import datasets
-
-    folder = Path(root).expanduser()
-    build: Callable[..., Any] = getattr(datasets, kind)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{kind}.lock"), _impatient():
-            found = (
-                _unpickled(build, folder, PICKLED[kind])
-                if kind in PICKLED
-                else [
-                    build(folder, train=part, download=True, **settings) for part in (True, False)
-                ]
-            )
-    except BROKEN as error:
-        raise ValueError(
-            f"data={name} is neither whole in {folder} nor could it be downloaded "
-            f"({_line(error)}): {instead}"
-        ) from None
-    return (
-        [(_pixels(part.data), torch.as_tensor(part.targets).long()) for part in found],
-        tuple(found[0].classes),
-    )
-
-
-def _unpickled(build: Any, folder: Path, sha256: str) -> list[Any]:
-    """Read both parts of a pickled data set out of the archive of this hash, and nothing else."""
-    from torchvision.datasets import utils
-
-    archive = folder / build.filename
-    utils.download_url(build.url, folder, build.filename, build.tgz_md5)
-    if file_hash(archive) != sha256:
-        raise ValueError(f"{archive.name} is not the published one: delete it")
-    with tempfile.TemporaryDirectory(dir=folder) as fresh:
-        utils.extract_archive(archive, fresh)
-        return [build(fresh, train=part) for part in (True, False)]
-
-
-def _pixels(data: Any) -> Pixels:
-    """Put channels before height and width; gray pictures have none."""
-    pixels = torch.as_tensor(data)
-    return pixels.permute(0, 3, 1, 2).contiguous() if pixels.dim() == 4 else pixels
-
-
-def _line(error: BaseException) -> str:
-    """Say an error in one short line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-@contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """Let no silent server hang the run; torchvision itself waits forever, and chats."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)

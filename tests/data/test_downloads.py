@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dai_lab.data import cifar10, cifar100, downloads, emnist, fashion_mnist, mnist
+from dai_lab.data import cifar10, cifar100, downloads, emnist, fashion_mnist, fetching, mnist
 from dai_lab.data.cards import file_hash
 
 ALL = {
@@ -78,7 +78,7 @@ def test_without_internet_there_is_one_line_and_no_wait(name, monkeypatch, tmp_p
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch, tmp_path):
-    monkeypatch.setattr(downloads, "PATIENCE", 0.3)
+    monkeypatch.setattr(fetching, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         send_all_to(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}/")
         start = time.monotonic()
@@ -179,7 +179,7 @@ def archive_cifar(monkeypatch, folder, batch, known=True):
     monkeypatch.setattr(CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": None})
     monkeypatch.setattr(CIFAR10, "tgz_md5", None)
     if known:
-        monkeypatch.setitem(downloads.PICKLED, "CIFAR10", file_hash(archive))
+        monkeypatch.setitem(fetching.PICKLED, "CIFAR10", file_hash(archive))
 
 
 def test_cifar_is_channels_first_and_each_channel_has_its_own_scale(monkeypatch, tmp_path):
@@ -217,9 +217,7 @@ def test_an_archive_of_another_hash_is_refused_before_anything_in_it_runs(monkey
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
     # The same archive does run where its hash is the known one: the trap works.
-    monkeypatch.setitem(
-        downloads.PICKLED, "CIFAR10", file_hash(tmp_path / "cifar-10-python.tar.gz")
-    )
+    monkeypatch.setitem(fetching.PICKLED, "CIFAR10", file_hash(tmp_path / "cifar-10-python.tar.gz"))
     with pytest.raises((TypeError, ValueError)):
         cifar10(root=str(tmp_path))
     assert (tmp_path / "ran").is_dir()
