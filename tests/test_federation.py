@@ -10,15 +10,15 @@ import torch
 
 from dai_lab.config import build, load
 from dai_lab.core import Compute, Examples, Key, Shards
+from dai_lab.experiment.simulate import BUILT
 from dai_lab.federation import choice, found, play
 
-BUILT = ("data", "partition", "model", "local", "cohort", "privacy", "attack", "secagg",
-         "aggregator", "server", "engine")  # fmt: skip
 KEY = Key(0)
 JUDGED = {"test_loss", "test_accuracy", "client_accuracy", "client_accuracy_worst10",
           "client_accuracy_variance"}  # fmt: skip
 TOGETHER = {"round", "cohort", "hostile", "rows_changed", "rows_not_finite", "visible_rows",
-            "train_loss", "update_norm", "bytes_up", "bytes_down"}  # fmt: skip
+            "train_loss", "update_norm", "bytes_up", "bytes_down",
+            "arrived", "flops"}  # fmt: skip
 
 
 def federation(*overrides, key=KEY, watch=None, **given):
@@ -203,7 +203,7 @@ def test_a_round_nobody_joins_is_survived(frame, local):
 @pytest.mark.parametrize("attack", ["sign_flip", "gaussian", "none"])
 def test_a_cohort_of_liars_is_survived(attack):
     us = federation(f"attack={attack}", "federation.hostile=4")
-    us = replace(us, cohort=lambda clients, *, key: us.hostile[:3])
+    us = replace(us, cohort=lambda _, *, now, key: us.hostile[:3])
     record = played(us)[-1].record
     assert (record["cohort"], record["hostile"], record["train_loss"]) == (3, 3, None)
 
@@ -211,12 +211,14 @@ def test_a_cohort_of_liars_is_survived(attack):
 @pytest.mark.parametrize("attack", ["alie", "ipm"])
 def test_a_round_too_small_for_a_part_is_left_out_and_says_why(attack):
     us = federation(f"attack={attack}", "federation.hostile=2")
-    alone = replace(us, cohort=lambda _, *, key: us.hostile if 2 in key.path else (0, 1, 2, 3, 4))
+    alone = replace(
+        us, cohort=lambda _, *, now, key: us.hostile if 2 in key.path else (0, 1, 2, 3, 4)
+    )
     first, second = played(alone, rounds=2)
     assert second.state.params.equal(first.state.params)
     assert f"attack={attack} needs" in second.record["skipped"] and "skipped" not in first.record
     with pytest.raises(ValueError, match=f"attack={attack} needs"):  # nobody ever could
-        played(replace(us, cohort=lambda _, *, key: us.hostile))
+        played(replace(us, cohort=lambda _, *, now, key: us.hostile))
 
 
 def test_who_lies_is_drawn_from_the_key_alone():
@@ -232,7 +234,7 @@ def test_a_cohort_that_holds_nothing_is_survived():
     """As with ``partition.minimum=0`` and a small fraction: no example is no change."""
     us = federation()
     shards = Shards.of([us.task.shards[0][:0], *(us.task.shards[client] for client in range(1, 5))])
-    us = replace(us, task=replace(us.task, shards=shards), cohort=lambda clients, *, key: (0,))
+    us = replace(us, task=replace(us.task, shards=shards), cohort=lambda _, *, now, key: (0,))
     assert played(us)[-1].state.params.equal(us.task.model.initial)
 
 
@@ -266,7 +268,8 @@ def test_a_knob_out_of_range_is_named(override, named):
 MEMORY = """
 import sys, torch
 from functools import partial
-from dai_lab import aggregators, attacks, data, engines, learning, models, privacy, secagg
+from dai_lab import (aggregators, attacks, compression, data, engines, learning, models,
+                     participation, privacy, secagg)
 from dai_lab.core import Compute, Key
 from dai_lab.federation import found, play
 
@@ -277,7 +280,9 @@ def examples():
 clients = int(sys.argv[1])
 us = found(
     data=examples, partition=data.iid, model=partial(models.mlp, hidden=[32]),
-    local=learning.sgd, cohort=partial(learning.uniform, fraction=50 / clients),
+    local=learning.sgd, cohort=partial(participation.uniform, fraction=50 / clients),
+    devices=participation.untimed, pace=participation.everyone, compression=compression.dense,
+    personal=learning.common,
     privacy=privacy.none, attack=attacks.none, secagg=secagg.plain, aggregator=aggregators.mean,
     server=learning.fedavg, engine=engines.local, watch={}, frame="federated", clients=clients,
     hostile=0, holdout=0.1, clip=None, every=1, compute=Compute(), key=Key(0))

@@ -31,6 +31,10 @@ PROTOCOLS = {
     "aggregator": "Aggregator",
     "server": "Server",
     "engine": "Engine",
+    "devices": "Devices",
+    "pace": "Pace",
+    "compression": "Compression",
+    "personal": "Personal",
     "watch": "Watcher",
 }
 """What the part of a group is called with, by the protocol in ``dai_lab.core``."""

@@ -64,11 +64,15 @@ class Experiment:
     model: Part
     local: Part
     cohort: Part
+    devices: Part
+    pace: Part
     privacy: Part
     attack: Part
+    compression: Part
     secagg: Part
     aggregator: Part
     server: Part
+    personal: Part
     engine: Part
     tracker: Part
     watch: Part = field(default_factory=dict)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dai_lab.core.data import Dataset, Partition
 from dai_lab.core.keys import Key
 from dai_lab.core.model import Rows, Vector
-from dai_lab.core.round import Compute, Record, State, Task, Trace, Updates, Visible
+from dai_lab.core.round import (
+    Arrivals,
+    Compute,
+    Profiles,
+    Record,
+    Sent,
+    State,
+    Task,
+    Trace,
+    Updates,
+    Visible,
+)
 
 
 @runtime_checkable
@@ -26,8 +38,11 @@ class Partitioner(Protocol):
 class Cohort(Protocol):
     """From all registered clients to those who take part in a round."""
 
-    def __call__(self, clients: int, *, key: Key) -> tuple[int, ...]:
-        """Return distinct client numbers in ascending order."""
+    def __call__(self, sizes: Int[Tensor, "clients"], *, now: float, key: Key) -> tuple[int, ...]:
+        """Return distinct client numbers in ascending order.
+
+        ``sizes`` are the examples every registered client holds, ``now`` simulated seconds.
+        """
 
 
 @runtime_checkable
@@ -107,8 +122,86 @@ class Tracker(Protocol):
 
 
 @runtime_checkable
-class Engine(Protocol):
-    """From a training function and a cohort to the cohort's updates, wherever they run."""
+class Training(Protocol):
+    """Local training bound to its task, wherever it runs."""
 
-    def __call__(self, train: Callable[[Sequence[int]], Updates], cohort: Sequence[int]) -> Updates:
+    def __call__(
+        self,
+        state: State,
+        start: Vector | Rows,
+        cohort: Sequence[int],
+        *,
+        key: Key,
+        round: int,
+    ) -> Updates:
         """Return one row per client, in the cohort's order."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """From local training to where it runs; what it holds is let go at the end of the context."""
+
+    def __call__(
+        self, local: LocalTraining, task: Task, *, compute: Compute
+    ) -> AbstractContextManager[Training]:
+        """Open whatever clients will run on."""
+
+
+@runtime_checkable
+class Personal(Protocol):
+    """From what the federation learned to a model of each client's own."""
+
+    def __call__(
+        self,
+        task: Task,
+        state: State,
+        clients: Sequence[int],
+        *,
+        key: Key,
+        compute: Compute,
+    ) -> Rows | None:
+        """Return parameters, one client a row; ``None`` where all use the common model."""
+
+
+@runtime_checkable
+class Devices(Protocol):
+    """From registered clients to what their devices can do."""
+
+    def __call__(self, clients: int, *, key: Key) -> Profiles | None:
+        """Return a profile of every client; ``None`` where time is not simulated."""
+
+
+@runtime_checkable
+class Pace(Protocol):
+    """From the times at which clients would answer to those the server waits for."""
+
+    def __call__(
+        self,
+        finish: Float[Tensor, "_"],
+        staleness: Int[Tensor, "_"],
+        *,
+        key: Key,
+    ) -> Arrivals:
+        """Choose among clients that answer ``finish`` seconds from now.
+
+        ``staleness`` counts the server's steps since each of them was given its model.
+        """
+
+
+@runtime_checkable
+class Compression(Protocol):
+    """From the rows clients mean to send to what arrives of them."""
+
+    def __call__(
+        self,
+        rows: Rows,
+        *,
+        clients: Sequence[int],
+        state: State,
+        shapes: Sequence[Sequence[int]],
+        key: Key,
+    ) -> Sent:
+        """Return as many rows as came in.
+
+        ``shapes`` are those of the parameters, in order; a row may hold more than them.
+        """

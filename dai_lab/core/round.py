@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dai_lab.core.data import Examples, Shards
@@ -106,8 +106,57 @@ class Updates:
     """Examples behind each row."""
     losses: Float[Tensor, "_"]
     """Mean loss each client saw while it trained."""
+    looks: Float[Tensor, "_"]
+    """Examples whose gradient each client computed, counted every time."""
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
+    """What each client keeps to itself for its next round, one row a client."""
     memory: Mapping[str, Tensor] = field(default_factory=dict)
-    """Client memories to carry into the next state."""
+    """Memories that are nobody's own, to carry into the next state."""
+    up: int | None = None
+    """Bytes a client sends, where they are not those of its row."""
+    down: int | None = None
+    """Bytes a client receives, where they are not as many as those of a row."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What arrives of rows that were compressed on their way."""
+
+    rows: Rows
+    """As the server decodes them."""
+    bytes: int
+    """Sent by all clients together, counted on the wire format."""
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
+    """What each client keeps to itself, one row a client; such as what was left out."""
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """What each registered client's device can do."""
+
+    speed: Float[Tensor, "clients"]
+    """Floating-point operations a second in training, above 0."""
+    down: Float[Tensor, "clients"]
+    """Bytes a second received, above 0."""
+    up: Float[Tensor, "clients"]
+    """Bytes a second sent, above 0."""
+    memory: Float[Tensor, "clients"]
+    """Bytes free for training; who has too few for a model takes no part."""
+    failing: Float[Tensor, "clients"]
+    """Probability of dropping out in the middle of a round, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Whose updates the server takes for its next step, and when it takes it."""
+
+    taken: Bool[Tensor, "_"]
+    factors: Float[Tensor, "_"]
+    """What each update is multiplied by; 1 unless it is stale."""
+    until: float
+    """Seconds from the start of the round to the step."""
+    flying: bool = False
+    """Whether those not taken may still arrive in a later round, or are sent home."""
 
 
 @dataclass(frozen=True)

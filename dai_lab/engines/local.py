@@ -1,10 +1,21 @@
 """Everything in this process: clients batched together on one device."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-from dai_lab.core import Updates
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from dai_lab.core import Compute, LocalTraining, Task, Training
 
 
-def local(train: Callable[[Sequence[int]], Updates], cohort: Sequence[int]) -> Updates:
-    """Train the whole cohort here."""
-    return train(cohort)
+@contextmanager
+def local(local: LocalTraining, task: Task, *, compute: Compute) -> Iterator[Training]:
+    """Train the whole cohort here.
+
+    Args:
+        local: What clients do.
+        task: What they learn, and who holds which examples.
+        compute: Where and how gradients are computed.
+    """
+    yield partial(local, task, compute=compute)

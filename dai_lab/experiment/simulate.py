@@ -28,11 +28,15 @@ BUILT = (
     "model",
     "local",
     "cohort",
+    "devices",
+    "pace",
     "privacy",
     "attack",
+    "compression",
     "secagg",
     "aggregator",
     "server",
+    "personal",
     "engine",
 )
 

@@ -12,13 +12,18 @@ from dai_lab.core import (
     Aggregator,
     Attack,
     Cohort,
+    Compression,
     Compute,
+    Devices,
     Engine,
     Examples,
     Key,
     LocalTraining,
+    Pace,
     Partitioner,
+    Personal,
     Privacy,
+    Profiles,
     SecureAggregation,
     Server,
     Shards,
@@ -27,7 +32,7 @@ from dai_lab.core import (
 )
 from dai_lab.data import split
 from dai_lab.learning import choose
-from dai_lab.models import create
+from dai_lab.models import create, flops
 
 FRAMES = ("federated", "centralized", "local_only")
 
@@ -43,12 +48,19 @@ class Federation:
     classes: int
     local: LocalTraining
     cohort: Cohort
+    pace: Pace
     privacy: Privacy
     attack: Attack
+    compression: Compression
     secagg: SecureAggregation
     aggregator: Aggregator
     server: Server
+    personal: Personal
     engine: Engine
+    profiles: Profiles | None = None
+    """What devices can do; ``None`` where time is not simulated."""
+    work: float = 0.0
+    """Floating-point operations to compute one example's gradient."""
     watch: Mapping[str, Watcher] = field(default_factory=dict)
     frame: str = "federated"
     hostile: tuple[int, ...] = ()
@@ -73,11 +85,15 @@ def found(
     model: Callable[..., Any],
     local: LocalTraining,
     cohort: Cohort,
+    devices: Devices,
+    pace: Pace,
     privacy: Privacy,
     attack: Attack,
+    compression: Compression,
     secagg: SecureAggregation,
     aggregator: Aggregator,
     server: Server,
+    personal: Personal,
     engine: Engine,
     watch: Mapping[str, Watcher],
     frame: str,
@@ -108,6 +124,7 @@ def found(
     dataset = dealt.data.to(compute.device)
     network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
     network = replace(network, initial=network.initial.to(compute.device))
+    work = flops(network, dataset.shape)
     network.module.to(compute.device)
     us = Federation(
         task=Task(network, dataset.train, kept),
@@ -116,12 +133,17 @@ def found(
         classes=dataset.classes,
         local=local,
         cohort=cohort,
+        pace=pace,
         privacy=privacy,
         attack=attack,
+        compression=compression,
         secagg=secagg,
         aggregator=aggregator,
         server=server,
+        personal=personal,
         engine=engine,
+        profiles=devices(held_by, key=key / "devices"),
+        work=work,
         watch=watch,
         frame=frame,
         hostile=tuple(drawn.sort().values.tolist()) if frame == "federated" else (),

@@ -8,16 +8,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dai_lab.core import Record, Shards, State
+from dai_lab.core import Key, Shards, State
 from dai_lab.federation.founding import Federation
 from dai_lab.learning import predict
 from dai_lab.metrics import accuracy, correct, mean_loss, per_client, spread
 
+ABREAST = 32
+"""Clients whose own models are held at once while they are judged."""
 
-def judge(us: Federation, state: State) -> Record:
+
+def judge(us: Federation, state: State, key: Key) -> dict[str, float]:
     """Measure the model on the test set, and on what each client held out.
 
-    Clients that stay alone are measured each with its own model, those that ever trained.
+    Clients that stay alone are measured each with its own model, those that ever trained. Where
+    clients have models of their own beside the common one, those are measured too.
     """
     model, held, test, data = us.task.model, us.holdout, us.test, us.task.data
     if us.frame == "local_only":
@@ -36,11 +40,36 @@ def judge(us: Federation, state: State) -> Record:
         return record
     in_order = Shards(torch.arange(len(outputs)), held.offsets)
     targets = data.targets[held.indices]
-    spreads = spread(per_client(correct(outputs, targets), in_order))
-    return record | {
-        "client_accuracy": spreads["mean"],
-        "client_accuracy_worst10": spreads["worst10"],
-        "client_accuracy_variance": spreads["variance"],
+    record |= _over_clients("client", outputs, targets, in_order)
+    if us.frame != "federated":
+        return record
+    own_outputs = _personal(us, state, key)
+    if own_outputs is None:
+        return record
+    return record | _over_clients("personal", own_outputs, targets, in_order)
+
+
+def _personal(us: Federation, state: State, key: Key) -> Tensor | None:
+    """Return each client's own model's outputs on what it held out; ``None`` without any."""
+    model, held, data = us.task.model, us.holdout, us.task.data
+    judged = [client for client in range(len(held)) if len(held[client])]
+    parts = []
+    for first in range(0, len(judged), ABREAST):
+        some = judged[first : first + ABREAST]
+        rows = us.personal(us.task, state, some, key=key / "personal", compute=us.compute)
+        if rows is None:
+            return None
+        pairs = zip(rows, some, strict=True)
+        parts += [predict(model, row, data.inputs[held[client]]) for row, client in pairs]
+    return torch.cat(parts)
+
+
+def _over_clients(whose: str, outputs: Tensor, targets: Tensor, held: Shards) -> dict[str, float]:
+    spreads = spread(per_client(correct(outputs, targets), held))
+    return {
+        f"{whose}_accuracy": spreads["mean"],
+        f"{whose}_accuracy_worst10": spreads["worst10"],
+        f"{whose}_accuracy_variance": spreads["variance"],
     }
 
 

@@ -19,15 +19,16 @@ from dai_lab.learning.products import blas, outputs, to_inputs, to_weights
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+PLAIN, ADAM, ADAGRAD = 0, 1, 2
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _client(
-    address, inputs, targets, order, bounds, sizes, biased, w, start, rate, momentum, weight_decay,
-    bound, proximal,
+    address, inputs, targets, order, bounds, sizes, biased, moves, w, anchor, tilt, rate, momentum,
+    weight_decay, bound, proximal, second, beta2, epsilon,
 ):  # fmt: skip
-    """Train one client in place in ``w`` and return its mean loss."""
+    """Train one client in place in ``w`` and return the sum of its losses."""
     layers = len(sizes) - 1
     most = 1
     for step in range(len(bounds) - 1):
@@ -47,10 +48,15 @@ def _client(
     for layer in range(layers):
         held = sizes[layer] * sizes[layer + 1] + (sizes[layer + 1] if biased[layer] else 0)
         offsets[layer + 1] = offsets[layer] + held
-    # Momentum and clipping need the gradient itself; without them it is never written down.
-    fused = momentum == 0 and bound == 0
-    g = w if fused else np.empty(len(w), np.float32)
-    velocity = np.zeros(len(w) if momentum else 0, np.float32)
+    lowest = 0
+    while lowest < layers and not moves[lowest]:
+        lowest += 1
+    # Momentum, clipping and second moments need the gradient itself; without them it is never
+    # written down.
+    fused = momentum == 0 and bound == 0 and second == PLAIN
+    g = w if fused else np.zeros(len(w), np.float32)
+    velocity = np.zeros(len(w) if momentum or second == ADAM else 0, np.float32)
+    squares_of = np.zeros(len(w) if second != PLAIN else 0, np.float32)
     loss = 0.0
     for step in range(len(bounds) - 1):
         batch = bounds[step + 1] - bounds[step]
@@ -96,34 +102,47 @@ def _client(
         if fused:
             alpha = -rate * share
             beta = np.float32(1) - rate * (weight_decay + proximal)
-        for layer in range(layers - 1, -1, -1):
+        for layer in range(layers - 1, lowest - 1, -1):
             rows, cols = sizes[layer], sizes[layer + 1]
             at = offsets[layer]
-            if layer:
+            if layer > lowest:
                 to_inputs(address, slope, w[at:], below, batch, rows, cols)
-            to_weights(
-                address, slope, acts[places[layer] :], g[at:], batch, rows, cols, alpha, beta
-            )
-            if biased[layer]:
+            if moves[layer]:
+                to_weights(
+                    address, slope, acts[places[layer] :], g[at:], batch, rows, cols, alpha, beta
+                )
+            if biased[layer] and moves[layer]:
                 at += rows * cols
                 for j in range(cols):
                     g[at + j] = beta * g[at + j] if beta != 0 else np.float32(0)
                 for row in range(batch):
                     for j in range(cols):
                         g[at + j] += alpha * slope[row * cols + j]
-            if layer:
+            if layer > lowest:
                 a = acts[places[layer] : places[layer] + batch * rows]
                 for j in range(batch * rows):
                     below[j] = np.float32(0) if a[j] <= 0 else below[j]
                 slope, below = below, slope
-        if fused:
+        for layer in range(layers):
+            if not moves[layer]:
+                continue
+            here, end = offsets[layer], offsets[layer + 1]
+            if fused:
+                if proximal:
+                    for j in range(here, end):
+                        w[j] += rate * proximal * anchor[j]
+                if len(tilt):
+                    for j in range(here, end):
+                        w[j] -= rate * tilt[j]
+                continue
             if proximal:
-                for j in range(len(w)):
-                    w[j] += rate * proximal * start[j]
+                for j in range(here, end):
+                    g[j] += proximal * (w[j] - anchor[j])
+            if len(tilt):
+                for j in range(here, end):
+                    g[j] += tilt[j]
+        if fused:
             continue
-        if proximal:
-            for j in range(len(w)):
-                g[j] += proximal * (w[j] - start[j])
         if bound:
             squares = 0.0
             for j in range(len(w)):
@@ -131,34 +150,53 @@ def _client(
             factor = np.float32(min(1.0, bound / max(np.sqrt(squares), 1e-12)))
             for j in range(len(w)):
                 g[j] *= factor
-        if momentum:
-            for j in range(len(w)):
-                velocity[j] = momentum * velocity[j] + (g[j] + weight_decay * w[j])
-                w[j] -= rate * velocity[j]
-        else:
-            for j in range(len(w)):
-                w[j] -= rate * (g[j] + weight_decay * w[j])
+        for layer in range(layers):
+            if not moves[layer]:
+                continue
+            here, end = offsets[layer], offsets[layer + 1]
+            if second == ADAM:
+                first = np.float32(1 / (1 - np.float64(momentum) ** (step + 1)))
+                other = np.float32(1 / (1 - np.float64(beta2) ** (step + 1)))
+                for j in range(here, end):
+                    velocity[j] = momentum * velocity[j] + (np.float32(1) - momentum) * g[j]
+                    squares_of[j] = beta2 * squares_of[j] + (np.float32(1) - beta2) * g[j] * g[j]
+                    w[j] -= rate * weight_decay * w[j]
+                    w[j] -= rate * velocity[j] * first / (np.sqrt(squares_of[j] * other) + epsilon)
+            elif second == ADAGRAD:
+                for j in range(here, end):
+                    pull = g[j] + weight_decay * w[j]
+                    squares_of[j] += pull * pull
+                    w[j] -= rate * pull / (np.sqrt(squares_of[j]) + epsilon)
+            elif momentum:
+                for j in range(here, end):
+                    velocity[j] = momentum * velocity[j] + (g[j] + weight_decay * w[j])
+                    w[j] -= rate * velocity[j]
+            else:
+                for j in range(here, end):
+                    w[j] -= rate * (g[j] + weight_decay * w[j])
     return loss
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _cohort(
-    address, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses, rate,
-    momentum, weight_decay, bound, proximal, begin, end,
+    address, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors, tilts,
+    rows, losses, rate, momentum, weight_decay, bound, proximal, second, beta2, epsilon, begin, end,
 ):  # fmt: skip
     """Train clients ``begin`` to ``end`` of the cohort into their rows."""
     for client in range(begin, end):
-        anchor = start[client % len(start)]
+        beginning = start[client % len(start)]
+        tilt = tilts[client % len(tilts)] if len(tilts) else beginning[:0]
         w = rows[client]
-        w[:] = anchor
+        w[:] = beginning
         mine = bounds[firsts[client] : firsts[client + 1] + 1]
         losses[client] = _client(
-            address, inputs, targets, order, mine, sizes, biased, w, anchor, rate, momentum,
-            weight_decay, bound, proximal,
+            address, inputs, targets, order, mine, sizes, biased, moves, w,
+            anchors[client % len(anchors)], tilt, rate, momentum, weight_decay, bound, proximal,
+            second, beta2, epsilon,
         )  # fmt: skip
         for j in range(len(w)):
-            w[j] -= anchor[j]
+            w[j] -= beginning[j]
 
 
 def train(
@@ -169,7 +207,10 @@ def train(
     firsts: I64,
     sizes: I64,
     biased: NDArray[np.bool_],
+    moves: NDArray[np.bool_],
     start: F32,
+    anchors: F32,
+    tilts: F32,
     rows: F32,
     losses: NDArray[np.float64],
     *,
@@ -179,6 +220,9 @@ def train(
     clip: float | None,
     proximal: float,
     threads: int,
+    second: str | None = None,
+    beta2: float = 0.0,
+    epsilon: float = 0.0,
 ) -> None:
     """Train a cohort and leave every client's update in its row.
 
@@ -190,25 +234,32 @@ def train(
         firsts: Which step is each client's first, and the end ``[clients + 1]``.
         sizes: Width of the input and of each layer's output ``[layers + 1]``.
         biased: Whether each layer has a bias ``[layers]``.
+        moves: Whether each layer is trained ``[layers]``.
         start: Where clients start, one row for all or a row each.
+        anchors: Where ``proximal`` pulls them, one row for all or a row each.
+        tilts: Added to every gradient: no row, one for all, or a row each.
         rows: Filled with the updates ``[clients, params]``.
         losses: Filled with the sum of losses seen ``[clients]``.
         rate: Learning rate.
         momentum: Heavy-ball momentum.
         weight_decay: L2 penalty.
         clip: Bound on each batch gradient's L2 norm.
-        proximal: Pull back to the start.
+        proximal: Pull towards the anchor.
         threads: Threads that share the cohort; the result does not depend on them.
+        second: ``adam`` or ``adagrad``, or ``None`` for plain steps.
+        beta2: What Adam keeps of its second moment each step.
+        epsilon: Added to the root of the second moment.
     """
     address = blas()
     knobs = [np.float32(knob) for knob in (rate, momentum, weight_decay, clip or 0, proximal)]
+    kind = {None: PLAIN, "adam": ADAM, "adagrad": ADAGRAD}[second]
     clients = len(rows)
     cuts = np.linspace(0, clients, min(threads, max(clients, 1)) + 1).astype(int)
 
     def part(begin: int, end: int) -> None:
         _cohort(
-            address, inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses,
-            *knobs, begin, end,
+            address, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors,
+            tilts, rows, losses, *knobs, kind, np.float32(beta2), np.float32(epsilon), begin, end,
         )  # fmt: skip
 
     if threads == 1:

@@ -24,6 +24,12 @@ class Descent:
     weight_decay: float = 0.0
     clip: float | None = None
     proximal: float = 0.0
+    second: str | None = None
+    """``adam`` or ``adagrad``: divide by the root of a second moment, forgotten between rounds."""
+    beta2: float = 0.0
+    epsilon: float = 0.0
+    frozen: tuple[bool, ...] = ()
+    """Which parameter tensors stay as they are; none unless given."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
@@ -34,6 +40,15 @@ class Descent:
             raise ValueError(f"local.clip must be above 0 or null, got {self.clip}")
         if not self.proximal >= 0:
             raise ValueError(f"local.proximal must be 0 or more, got {self.proximal}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"local.beta2 must be in [0, 1), got {self.beta2}")
+        if self.second and not self.epsilon > 0:
+            raise ValueError(f"local.epsilon must be above 0, got {self.epsilon}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is the gradient times the rate, added where it stands."""
+        return not (self.momentum or self.clip is not None or self.second or any(self.frozen))
 
 
 def rate_of(rate: float, schedule: Callable[[int], float], round: int) -> float:
@@ -98,19 +113,71 @@ def add(blocks: Blocks, others: Blocks, factor: float) -> None:
     torch._foreach_add_(blocks, others, alpha=factor)
 
 
-def take_step(
-    blocks: Blocks, slopes: Blocks, velocity: Blocks, anchor: Blocks, rule: Descent
-) -> None:
-    """One step of SGD in place; the penalties go where ``torch.optim.SGD`` users put them."""
-    if rule.proximal:
-        add(slopes, blocks, rule.proximal)
-        add(slopes, anchor, -rule.proximal)
-    if rule.clip is not None:
-        slopes = clipped(slopes, rule.clip)
-    if rule.weight_decay:
-        add(slopes, blocks, rule.weight_decay)
-    if rule.momentum:
-        torch._foreach_mul_(velocity, rule.momentum)
-        add(velocity, slopes, 1.0)
-        slopes = velocity
-    add(blocks, slopes, -rule.rate)
+@dataclass
+class Memory:
+    """What an optimizer remembers while a group of clients trains."""
+
+    rule: Descent
+    first: Blocks
+    second: Blocks
+    steps: int = 0
+
+    @classmethod
+    def of(cls, rule: Descent, blocks: Blocks) -> Memory:
+        """Begin with nothing."""
+        first = rule.momentum or rule.second == "adam"
+        return cls(
+            rule,
+            [torch.zeros_like(block) for block in blocks] if first else [],
+            [torch.zeros_like(block) for block in blocks] if rule.second else [],
+        )
+
+    def step(self, blocks: Blocks, slopes: Blocks, anchor: Blocks, tilt: Blocks) -> None:
+        """Take one step in place with the clients in front; the others have finished.
+
+        The penalties go where ``torch.optim`` users put them: what pulls at the objective is
+        clipped with the gradient, weight decay is not.
+        """
+        rule, active = self.rule, len(blocks[0])
+        self.steps += 1
+        if rule.proximal:
+            add(slopes, blocks, rule.proximal)
+            add(slopes, anchor, -rule.proximal)
+        if tilt:
+            add(slopes, tilt, 1.0)
+        kept = [block.clone() for block in blocks] if any(rule.frozen) else []
+        for at, stays in enumerate(rule.frozen):
+            if stays:
+                slopes[at] = torch.zeros_like(slopes[at])
+        if rule.clip is not None:
+            slopes = clipped(slopes, rule.clip)
+        first = [block[:active] for block in self.first]
+        second = [block[:active] for block in self.second]
+        if rule.second == "adam":
+            torch._foreach_mul_(blocks, 1 - rule.rate * rule.weight_decay)
+            torch._foreach_lerp_(first, slopes, 1 - rule.momentum)
+            torch._foreach_mul_(second, rule.beta2)
+            torch._foreach_addcmul_(second, slopes, slopes, value=1 - rule.beta2)
+            lift = (1 - rule.beta2**self.steps) ** 0.5
+            roots = torch._foreach_sqrt(second)
+            torch._foreach_div_(roots, lift)
+            torch._foreach_add_(roots, rule.epsilon)
+            slopes = list(torch._foreach_div(first, roots))
+            rate = 1 - rule.momentum**self.steps
+            add(blocks, slopes, -rule.rate / rate)
+        else:
+            if rule.weight_decay:
+                add(slopes, blocks, rule.weight_decay)
+            if rule.momentum:
+                torch._foreach_mul_(first, rule.momentum)
+                add(first, slopes, 1.0)
+                slopes = first
+            if rule.second == "adagrad":
+                torch._foreach_addcmul_(second, slopes, slopes)
+                roots = torch._foreach_sqrt(second)
+                torch._foreach_add_(roots, rule.epsilon)
+                slopes = list(torch._foreach_div(slopes, roots))
+            add(blocks, slopes, -rule.rate)
+        for at, stays in enumerate(rule.frozen):
+            if stays:
+                blocks[at].copy_(kept[at])

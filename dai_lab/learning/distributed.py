@@ -101,9 +101,10 @@ def distributed_sgd(
         losses[members] = (seen * share).sum(1).float().cpu()
     holds = torch.tensor([bool(plan.lengths) for plan in plans]).to(start).unsqueeze(1)
     slopes += rule.weight_decay * holds * start
-    memory: Mapping[str, Tensor] = {}
+    looks = torch.tensor([float(len(plan.order)) for plan in plans])
+    learned: Mapping[str, Tensor] = {}
     if rule.momentum:
         before = state.recall("clients/momentum", cohort, slopes.new_zeros(task.model.params))
         slopes = rule.momentum * before + (1 - rule.momentum) * slopes
-        memory = state.keep("clients/momentum", cohort, slopes)
-    return Updates(-rule.rate * slopes, held_by(task, cohort), losses, memory)
+        learned = {"clients/momentum": slopes}
+    return Updates(-rule.rate * slopes, held_by(task, cohort), losses, looks, learned)

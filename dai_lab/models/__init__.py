@@ -2,11 +2,12 @@
 
 from dai_lab.models.networks import lenet5, logistic, mcmahan_cnn, mlp, small_cnn
 from dai_lab.models.residual import resnet8, resnet18
-from dai_lab.models.view import create, flat
+from dai_lab.models.view import create, flat, flops
 
 __all__ = [
     "create",
     "flat",
+    "flops",
     "lenet5",
     "logistic",
     "mcmahan_cnn",

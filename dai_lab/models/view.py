@@ -113,3 +113,22 @@ def _try(module: nn.Module, name: str, *, shape: tuple[int, ...], classes: int) 
                 f"model: buffer {place!r} of {name} changes while it trains, so it is no "
                 f"constant: {_WAY_OUT}"
             )
+
+
+def flops(model: Model, shape: tuple[int, ...]) -> float:
+    """Count the floating-point operations of one example's gradient, forward and back.
+
+    Products and convolutions are counted, two operations a multiply-add; what is done element by
+    element is not.
+
+    Args:
+        model: The network.
+        shape: Shape of one input.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    point = model.initial.detach().clone().requires_grad_()
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        outputs = model(point, model.initial.new_zeros((1, *shape)))
+        outputs.sum().backward()
+    return float(counter.get_total_flops())

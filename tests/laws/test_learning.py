@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dai_lab.aggregators import mean
 from dai_lab.core import Compute, Examples, Key, Shards, State, Task, Visible
+from dai_lab.federation.stages import learn
 from dai_lab.learning import distributed_sgd, fedavg, fedavgm, sgd
 from dai_lab.models import create, mlp
 
@@ -30,7 +31,7 @@ def round_of(what, state, number, method="flat", train=sgd, server=fedavg, **kno
         compute=Compute(method=method), **knobs,
     )  # fmt: skip
     visible = Visible(found.rows, tuple((client,) for client in cohort), found.weights)
-    return server(State(state.params, {**state.memory, **found.memory}), mean(visible))
+    return server(learn(state, cohort, found), mean(visible))
 
 
 def rounds(what, count=3, **knobs):

@@ -66,9 +66,11 @@ def test_a_cohort_ends_where_spelled_out_steps_end(
     params = sum(sizes[at + 1] * (sizes[at] + biased[at]) for at in range(len(biased)))
     start = draw.standard_normal((len(lengths) if own else 1, params), dtype=np.float32)
     rows, losses = np.full((len(lengths), params), 7, np.float32), np.zeros(len(lengths))
+    moves, none = np.ones(len(biased), bool), np.zeros((0, params), np.float32)
     knobs = {**knobs, "rate": 0.1}
     compiled.train(
-        inputs, targets, order, bounds, firsts, sizes, biased, start, rows, losses,
+        inputs, targets, order, bounds, firsts, sizes, biased, moves, start, start,
+        none, rows, losses,
         threads=threads, **knobs,
     )  # fmt: skip
     for client, row in enumerate(rows):
@@ -84,7 +86,8 @@ def test_a_cohort_of_nobody_is_no_rows(threads):
     none = np.zeros(0, np.int64)
     compiled.train(
         np.ones((2, 4), np.float32), np.zeros(2, np.int64), none, np.zeros(1, np.int64),
-        np.zeros(1, np.int64), np.array([4, 3]), np.array([True]), np.ones((1, 15), np.float32),
+        np.zeros(1, np.int64), np.array([4, 3]), np.array([True]), np.array([True]),
+        np.ones((1, 15), np.float32), np.ones((1, 15), np.float32), np.zeros((0, 15), np.float32),
         np.zeros((0, 15), np.float32), np.zeros(0), rate=0.1, momentum=0.0, weight_decay=0.0,
         clip=None, proximal=0.0, threads=threads,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dai_lab.core import Compute, Examples, Key, Shards, State, Task
+from dai_lab.federation.stages import learn
 from dai_lab.learning import cosine, distributed_sgd, one_batch, sgd
 from dai_lab.models import create, mlp
 
@@ -151,7 +152,7 @@ def test_worker_momentum_is_the_slow_recursion_of_those_who_took_part():
                 gradient = torch.zeros_like(state.params)
             kept[client] = beta * kept.get(client, 0) + (1 - beta) * gradient
             torch.testing.assert_close(found.rows[at], -0.1 * kept[client], rtol=1e-3, atol=1e-6)
-        state = State(state.params + found.rows.mean(0), dict(found.memory))
+        state = learn(State(state.params + found.rows.mean(0), state.memory), cohort, found)
 
 
 def test_regression_learns_the_sum_of_its_inputs():

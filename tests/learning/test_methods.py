@@ -171,9 +171,9 @@ def test_distributed_sgd_is_the_same_by_every_method(name, method, knobs, own):
     other = rows(what, distributed_sgd, method, start=start, **knobs)
     torch.testing.assert_close(other.rows, plain.rows, **CLOSE)
     torch.testing.assert_close(other.losses, plain.losses, **CLOSE)
-    assert other.memory.keys() == plain.memory.keys()
-    for memory, before in plain.memory.items():
-        torch.testing.assert_close(other.memory[memory], before, **CLOSE)
+    assert other.learned.keys() == plain.learned.keys()
+    for memory, before in plain.learned.items():
+        torch.testing.assert_close(other.learned[memory], before, **CLOSE)
 
 
 @pytest.mark.parametrize("method", ["flat", "vmap", "chain", "compiled"])

@@ -8,29 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dai_lab.core import Key
-from dai_lab.learning import cohorts
+from dai_lab.participation import cohorts
+
+
+def registered(clients):
+    return torch.full((clients,), 7)
 
 
 @pytest.mark.parametrize("cohort", [cohorts.uniform, cohorts.poisson])
 @given(clients=st.integers(1, 300), seed=st.integers(0, 999), share=st.floats(0.01, 1))
 def test_a_cohort_is_distinct_clients_in_ascending_order(cohort, clients, seed, share):
     knob = {"fraction" if cohort is cohorts.uniform else "rate": share}
-    drawn = cohort(clients, key=Key(seed), **knob)
+    drawn = cohort(registered(clients), key=Key(seed), **knob)
     assert list(drawn) == sorted(set(drawn))
     assert all(type(client) is int and 0 <= client < clients for client in drawn)
-    assert drawn == cohort(clients, key=Key(seed), **knob)
+    assert drawn == cohort(registered(clients), key=Key(seed), **knob)
 
 
 @given(clients=st.integers(1, 300), seed=st.integers(0, 999), fraction=st.floats(0.001, 1))
 def test_a_uniform_cohort_has_the_size_asked_for_and_never_none(clients, seed, fraction):
-    drawn = cohorts.uniform(clients, key=Key(seed), fraction=fraction)
+    drawn = cohorts.uniform(registered(clients), key=Key(seed), fraction=fraction)
     assert len(drawn) == max(1, round(fraction * clients))
 
 
 @pytest.mark.parametrize("cohort", [cohorts.uniform, partial(cohorts.poisson, rate=1.0)])
 @given(clients=st.integers(1, 300), seed=st.integers(0, 999))
 def test_everyone_is_everyone(cohort, clients, seed):
-    assert cohort(clients, key=Key(seed)) == tuple(range(clients))
+    assert cohort(registered(clients), key=Key(seed)) == tuple(range(clients))
 
 
 @pytest.mark.parametrize(
@@ -39,33 +43,37 @@ def test_everyone_is_everyone(cohort, clients, seed):
 def test_every_client_takes_part_equally_often(cohort):
     rounds, counts = 2000, torch.zeros(10)
     for number in range(rounds):
-        counts[list(cohort(10, key=Key(0) / number))] += 1
+        counts[list(cohort(registered(10), key=Key(0) / number))] += 1
     deviation = (rounds * 0.3 * 0.7) ** 0.5
     assert ((counts - rounds * 0.3).abs() < 4 * deviation).all()
 
 
 def test_poisson_cohorts_vary_as_a_binomial_and_may_be_empty():
     sizes = torch.tensor(
-        [float(len(cohorts.poisson(20, key=Key(0) / each, rate=0.1))) for each in range(3000)]
+        [
+            float(len(cohorts.poisson(registered(20), key=Key(0) / each, rate=0.1)))
+            for each in range(3000)
+        ]
     )
     assert sizes.mean().item() == pytest.approx(2.0, abs=4 * (1.8 / 3000) ** 0.5)
     assert sizes.var().item() == pytest.approx(1.8, rel=0.15)
     assert (sizes == 0).float().mean().item() == pytest.approx(0.9**20, abs=0.025)
-    assert cohorts.poisson(1, key=Key(0), rate=1e-12) == ()
+    assert cohorts.poisson(registered(1), key=Key(0), rate=1e-12) == ()
 
 
 @pytest.mark.parametrize(
     "cohort", [partial(cohorts.uniform, fraction=0.0005), partial(cohorts.poisson, rate=0.0005)]
 )
 def test_a_hundred_thousand_clients_cost_no_more_python_than_a_thousand(cohort, lines_run):
-    cohort(1000, key=Key(0))  # imports and caches
-    many = lines_run(lambda: cohort(100_000, key=Key(0)))
-    assert many < 3 * lines_run(lambda: cohort(1000, key=Key(0)))
+    few, all_of_them = registered(1000), registered(100_000)
+    cohort(few, key=Key(0))  # imports and caches
+    many = lines_run(lambda: cohort(all_of_them, key=Key(0)))
+    assert many < 3 * lines_run(lambda: cohort(few, key=Key(0)))
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
 def test_a_share_out_of_range_is_named(share):
     with pytest.raises(ValueError, match=r"cohort\.fraction must be above 0 and at most 1, got"):
-        cohorts.uniform(10, key=Key(0), fraction=share)
+        cohorts.uniform(registered(10), key=Key(0), fraction=share)
     with pytest.raises(ValueError, match=r"cohort\.rate must be above 0 and at most 1, got"):
-        cohorts.poisson(10, key=Key(0), rate=share)
+        cohorts.poisson(registered(10), key=Key(0), rate=share)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from dai_lab.core import Key
 
+FEW = 100_000
+"""Registered clients up to which a draw may take a look at every one of them."""
 
-def uniform(clients: int, *, key: Key, fraction: float = 1.0) -> tuple[int, ...]:
+
+def uniform(
+    sizes: Int[Tensor, "clients"], *, now: float = 0.0, key: Key, fraction: float = 1.0
+) -> tuple[int, ...]:
     """Draw a fixed share of all clients, everyone equally likely.
 
     Args:
-        clients: Registered clients.
+        sizes: One entry for each registered client.
+        now: Unused; everyone is always there.
         key: Where they are drawn.
         fraction: Share to draw, in (0, 1]; rounded to whole clients, but at least one.
 
@@ -23,19 +31,34 @@ def uniform(clients: int, *, key: Key, fraction: float = 1.0) -> tuple[int, ...]
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"cohort.fraction must be above 0 and at most 1, got {fraction}")
+    clients = len(sizes)
     size = max(1, round(fraction * clients))
+    if clients > FEW and size < clients / 4:
+        return tuple(sorted(_few_of_many(clients, size, key.stream())))
     drawn = torch.randperm(clients, generator=key.stream())[:size]
     return tuple(drawn.sort().values.tolist())
 
 
-def poisson(clients: int, *, key: Key, rate: float = 0.1) -> tuple[int, ...]:
+def _few_of_many(clients: int, size: int, stream: torch.Generator) -> list[int]:
+    """Draw again and again until ``size`` differ; whoever comes twice counts once."""
+    seen: dict[int, None] = {}
+    while len(seen) < size:
+        again = torch.randint(clients, (size - len(seen),), generator=stream)
+        seen.update(dict.fromkeys(again.tolist()))
+    return list(seen)
+
+
+def poisson(
+    sizes: Int[Tensor, "clients"], *, now: float = 0.0, key: Key, rate: float = 0.1
+) -> tuple[int, ...]:
     """Let every client join by its own coin; the cohort's size varies and can be 0.
 
     An empty cohort is returned as it is: to draw again would break the independence that
     privacy accountants rely on. Whoever plays the round must take it for one without change.
 
     Args:
-        clients: Registered clients.
+        sizes: One entry for each registered client.
+        now: Unused; everyone is always there.
         key: Where the coins fall.
         rate: Probability of joining, in (0, 1].
 
@@ -49,5 +72,5 @@ def poisson(clients: int, *, key: Key, rate: float = 0.1) -> tuple[int, ...]:
     if not 0 < rate <= 1:
         raise ValueError(f"cohort.rate must be above 0 and at most 1, got {rate}")
     # In float64 a coin of 1 - 2**-24 or less cannot round up and miss a rate near 1.
-    coins = torch.rand(clients, generator=key.stream(), dtype=torch.float64)
+    coins = torch.rand(len(sizes), generator=key.stream(), dtype=torch.float64)
     return tuple((coins < rate).nonzero().flatten().tolist())

@@ -1,0 +1,264 @@
+"""A federated round, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dai_lab.core import Key, Rows, State, TooFew, Trace, Training, Updates
+from dai_lab.federation.clock import Clock
+from dai_lab.federation.founding import Federation
+from dai_lab.privacy import clip
+
+NEEDED = 12
+"""Bytes a device needs for each parameter: the weight, its gradient, and where it started."""
+
+NOTHING = {
+    "arrived": 0,
+    "hostile": 0,
+    "rows_changed": 0,
+    "rows_not_finite": 0,
+    "visible_rows": 0,
+    "train_loss": None,
+    "update_norm": 0.0,
+    "bytes_up": 0,
+    "bytes_down": 0,
+    "flops": 0.0,
+    "seconds": 0.0,
+}
+"""The record of a round nobody joined."""
+
+
+@dataclass(frozen=True)
+class Mail:
+    """Messages on their way to the server, sorted by client."""
+
+    clients: tuple[int, ...]
+    rows: Rows
+    weights: Float[Tensor, "_"]
+    losses: Float[Tensor, "_"]
+    finish: Float[Tensor, "_"]
+    """Simulated seconds at which each arrives."""
+    born: Tensor
+    """The round in which each client was given its model."""
+
+    def some(self, mask: Bool[Tensor, "_"]) -> Mail:
+        """Keep some of the messages."""
+        there = mask.to(self.rows.device)
+        chosen = tuple(c for c, one in zip(self.clients, mask.tolist(), strict=True) if one)
+        return Mail(
+            chosen, self.rows[there], self.weights[mask], self.losses[mask], self.finish[mask],
+            self.born[mask],
+        )  # fmt: skip
+
+
+def together(
+    us: Federation, train: Training, state: State, number: int, key: Key, clock: Clock
+) -> tuple[State, dict[str, Any]]:
+    """Play a federated round.
+
+    Sample, train, protect, attack, compress, wait, clip, conceal, aggregate, step.
+    """
+    now = float(state.memory.get("federation/seconds", torch.zeros(())))
+    flying = state.memory.get("flying/clients")
+    away = set() if flying is None else set(flying.tolist())
+    with clock("cohort"):
+        drawn = us.cohort(us.task.shards.sizes, now=now, key=key / "cohort")
+        cohort, unfit, failing = _present(us, drawn, away, key / "devices")
+    counts = {"cohort": len(cohort) + failing}
+    if us.profiles is not None:
+        counts |= {"unfit": unfit, "dropped": failing}
+    holds = bool(cohort) and int(us.task.shards.sizes[list(cohort)].sum())
+    if not away and not holds:
+        return state, {**counts, **NOTHING}
+    try:
+        return _carried_out(us, train, state, number, key, clock, cohort, now, counts)
+    except TooFew as few:
+        if number == 1:
+            raise
+        # A small cohort drawn by chance must not end a long run for good.
+        return state, {**counts, **NOTHING, "skipped": str(few)}
+
+
+def _present(
+    us: Federation, drawn: Sequence[int], away: set[int], key: Key
+) -> tuple[tuple[int, ...], int, int]:
+    """Return who starts and does not drop out, how many cannot, and how many will drop out."""
+    free = [client for client in drawn if client not in away]
+    # Whoever is still at work counts for the cohort: only the places left are filled.
+    places = max(len(drawn) - len(away), 0)
+    if places < len(free):
+        order = torch.randperm(len(free), generator=(key / "free").stream())[:places]
+        free = [free[at] for at in order.sort().values.tolist()]
+    if us.profiles is None or not free:
+        return tuple(free), 0, 0
+    fits = us.profiles.memory[free] >= NEEDED * us.task.model.params
+    able = [client for client, one in zip(free, fits.tolist(), strict=True) if one]
+    coins = torch.rand(len(able), generator=(key / "failing").stream())
+    lasts = (coins >= us.profiles.failing[able]).tolist()
+    stay = tuple(client for client, one in zip(able, lasts, strict=True) if one)
+    return stay, len(free) - len(able), len(able) - len(stay)
+
+
+def _carried_out(
+    us: Federation,
+    train: Training,
+    state: State,
+    number: int,
+    key: Key,
+    clock: Clock,
+    cohort: tuple[int, ...],
+    now: float,
+    counts: dict[str, int],
+) -> tuple[State, dict[str, Any]]:
+    """Play a round whose cohort is known."""
+    spent: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0, "flops": 0.0}
+    liars: tuple[int, ...] = tuple(client for client in cohort if client in us.hostile)
+    changed = 0
+    mail = _flying(state)
+    if cohort:
+        with clock("train"):
+            updates = train(state, state.params, cohort, key=key / "local", round=number)
+        state = learn(state, cohort, updates)
+        with clock("protect"):
+            rows, changed = _told(us, updates.rows, cohort, key)
+            shapes = us.task.model.shapes
+            sent = us.compression(
+                rows, clients=cohort, state=state, shapes=shapes, key=key / "compression"
+            )
+            for name, learned in sent.learned.items():
+                state = state.remember(state.keep(name, cohort, learned))
+        up = (
+            sent.bytes / len(cohort)
+            if updates.up is None
+            else min(updates.up, sent.bytes / len(cohort))
+        )
+        width = updates.rows.shape[1] * updates.rows.itemsize
+        down = width if updates.down is None else updates.down
+        spent = {
+            "bytes_up": round(up * len(cohort)),
+            "bytes_down": down * (counts["cohort"]),
+            "flops": us.work * float(updates.looks.sum()),
+        }
+        finish = now + _seconds(us, cohort, updates.looks, up, down)
+        born = torch.full((len(cohort),), number)
+        fresh = Mail(cohort, sent.rows, updates.weights, updates.losses, finish, born)
+        mail = fresh if mail is None else _joined(mail, fresh)
+    assert mail is not None
+    pace = us.pace(mail.finish - now, number - mail.born, key=key / "pace")
+    state = _sent_off(state, mail, ~pace.taken if pace.flying else pace.taken & False)
+    late = 0 if pace.flying else int((~pace.taken).sum())
+    if us.profiles is not None:
+        counts = {**counts, "dropped": counts["dropped"] + late}
+    mail = mail.some(pace.taken)
+    joined = len(mail.clients) / len(us.task.shards)
+    spent |= {"seconds": pace.until}
+    if not mail.clients:
+        return state, {**counts, **NOTHING, **spent}
+    with clock("protect"):
+        rows = mail.rows if us.clip is None else clip(mail.rows, norm=us.clip, key=key / "clip")
+        factors = pace.factors[pace.taken].to(rows)
+        if bool((factors != 1).any()):
+            rows = rows * factors.unsqueeze(1)
+        weights = mail.weights.to(rows.device)
+        visible = us.secagg(rows, weights, clients=mail.clients, key=key / "secagg")
+    with clock("aggregate"):
+        update = us.aggregator(visible)
+        taking = state.remember({"federation/participation": torch.tensor(joined)})
+        after = us.server(taking, update)
+    lying = torch.tensor([client in us.hostile for client in mail.clients])
+    record: dict[str, Any] = {
+        **counts,
+        "arrived": len(mail.clients),
+        "hostile": int(lying.sum()),
+        "rows_changed": changed,
+        "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
+        "visible_rows": len(visible.rows),
+        "train_loss": mean(mail.losses, mail.weights * ~lying),
+        "update_norm": float(update.norm()),
+        **spent,
+    }
+    if pace.flying:
+        record["staleness"] = float((number - mail.born).double().mean())
+    with clock("watch"):
+        if us.watch:
+            liars = tuple(client for client in mail.clients if client in us.hostile)
+            trace = Trace(
+                number, key, state, after, mail.clients, liars, rows, weights, visible, update
+            )
+            for name, watcher in us.watch.items():
+                found = watcher(trace)
+                record |= {f"{name}/{entry}": value for entry, value in found.items()}
+    return after, record
+
+
+def _told(us: Federation, rows: Rows, cohort: Sequence[int], key: Key) -> tuple[Rows, int]:
+    """Return what clients mean to send, honest or not, and how many rows a lie changed."""
+    lying = torch.tensor([client in us.hostile for client in cohort])
+    if not bool(lying.any()):
+        return us.privacy(rows, key=key / "privacy"), 0
+    honest = us.privacy(rows[~lying], key=key / "privacy")
+    own = us.privacy(rows[lying], key=key / "privacy" / "hostile")
+    lies = us.attack(honest, own=own, key=key / "attack")
+    same = torch.isclose(lies, own, rtol=0, atol=0, equal_nan=True)
+    told = torch.empty_like(rows)
+    told[lying], told[~lying] = lies, honest
+    return told, int((~same).any(dim=1).sum())
+
+
+def learn(state: State, cohort: Sequence[int], updates: Updates) -> State:
+    """Remember what clients keep to themselves, and what is nobody's own."""
+    for name, rows in updates.learned.items():
+        state = state.remember(state.keep(name, cohort, rows))
+    return state.remember(updates.memory) if updates.memory else state
+
+
+def mean(values: Float[Tensor, "_"], weights: Float[Tensor, "_"]) -> float | None:
+    """Mean over clients by their examples; ``None`` where nobody has any."""
+    total = float(weights.sum())
+    return float((values * weights.to(values.device)).sum()) / total if total else None
+
+
+def _seconds(
+    us: Federation, cohort: Sequence[int], looks: Float[Tensor, "_"], up: float, down: int
+) -> Float[Tensor, "_"]:
+    """Say how long each client takes to receive, compute and send."""
+    if us.profiles is None:
+        return torch.zeros(len(cohort), dtype=torch.float64)
+    asked = list(cohort)
+    computing = us.work * looks.double() / us.profiles.speed[asked]
+    return down / us.profiles.down[asked] + computing + up / us.profiles.up[asked]
+
+
+FLYING = ("rows", "weights", "losses", "finish", "born")
+
+
+def _flying(state: State) -> Mail | None:
+    """Recall messages that were on their way when the last round ended."""
+    if "flying/clients" not in state.memory:
+        return None
+    clients = tuple(state.memory["flying/clients"].tolist())
+    return Mail(clients, *(state.memory[f"flying/{name}"] for name in FLYING))
+
+
+def _sent_off(state: State, mail: Mail, rest: Bool[Tensor, "_"]) -> State:
+    """Remember the messages that are still on their way."""
+    if not bool(rest.any()):
+        ground = {name: one for name, one in state.memory.items() if not name.startswith("flying/")}
+        return State(state.params, ground)
+    left = mail.some(rest)
+    memory = {f"flying/{name}": getattr(left, name) for name in FLYING}
+    return state.remember({"flying/clients": torch.tensor(left.clients), **memory})
+
+
+def _joined(old: Mail, new: Mail) -> Mail:
+    """Put messages of several rounds together, sorted by client."""
+    clients = old.clients + new.clients
+    order = sorted(range(len(clients)), key=clients.__getitem__)
+    parts = [torch.cat([getattr(old, name), getattr(new, name)])[order] for name in FLYING]
+    return Mail(tuple(clients[at] for at in order), *parts)
