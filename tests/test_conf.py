@@ -14,6 +14,14 @@ TINY = ("data=digits", "model=logistic", "federation.clients=4", *ROUND)
 NEEDS = {
     "partition=natural": ("data=watch_har", "federation.clients=0"),
     "aggregator=trimmed_mean": ("federation.clients=10",),
+    # An algorithm's clients and its server come together.
+    **{
+        f"{side}={name}": (f"{other}={name}",)
+        for name in ("scaffold", "fednova", "feddyn", "ifca")
+        for side, other in (("local", "server"), ("server", "local"))
+    },
+    **{f"local={name}": ("server=body",) for name in ("fedper", "fedrep")},
+    "server=body": ("local=fedper",),
 }
 ELSEWHERE = ("internet", "download")
 """Words by which a data set says that it is not on this machine."""
@@ -26,7 +34,8 @@ EXPERIMENTS = [one.stem for one in FILES if one.parent.name == "experiment"]
 def choose(choice):
     """Spell a choice as an override; a schedule belongs to local training."""
     group, _, name = choice.partition("=")
-    return f"schedule@local.schedule={name}" if group == "schedule" else choice
+    spelled = {"schedule": f"schedule@local.schedule={name}", "algorithm": f"+algorithm={name}"}
+    return spelled.get(group, choice)
 
 
 @pytest.fixture
@@ -48,6 +57,8 @@ def test_every_yaml_survives_a_round(choice, tmp_path, own_file, monkeypatch):
         extra += ["data=file", f"data.path={own_file}"]
     if choice.startswith("attack="):
         extra += ["federation.hostile=1"]
+    if any(word in choice for word in ("fedper", "fedrep", "body")):
+        extra += ["model=mlp"]  # a logistic model is nothing but a head
     cfg = load(*TINY, *NEEDS.get(choice, ()), *extra, choose(choice))
     try:
         result = simulate(cfg, tmp_path / "run", progress=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dai_lab.core import Key, Shards, State, Training
+from dai_lab.core import Key, Shards, State, Training, Updates
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
 from dai_lab.federation.judging import judge
@@ -73,8 +73,8 @@ def _pooled(
     """One client that holds everybody's training examples takes the round alone."""
     with clock("train"):
         updates = train(state, state.params, (0,), key=key / "local", round=number)
-    width = len(state.params)
-    after = fedavg(learn(state, (0,), updates), updates.rows[0, :width])
+    _plain(us, updates)
+    after = fedavg(learn(state, (0,), updates), updates.rows[0])
     return after, _unsent(us, updates, 1)
 
 
@@ -86,11 +86,21 @@ def _alone(
     own = state.recall("local/params", cohort, state.params)
     with clock("train"):
         updates = train(state, own, cohort, key=key / "local", round=number)
-    learned = state.keep("local/params", cohort, own + updates.rows[:, : own.shape[1]])
+    _plain(us, updates)
+    learned = state.keep("local/params", cohort, own + updates.rows)
     return learn(state, cohort, updates).remember(learned), _unsent(us, updates, len(cohort))
 
 
-def _unsent(us: Federation, updates: Any, cohort: int) -> dict[str, Any]:
+def _plain(us: Federation, updates: Updates) -> None:
+    """Refuse rows that only a server made for them can read."""
+    if updates.rows.shape[1] != us.task.model.params:
+        raise ValueError(
+            f"frame={us.frame} has no server, and local sends rows of {updates.rows.shape[1]} "
+            f"numbers for {us.task.model.params} parameters: choose local=sgd or frame=federated"
+        )
+
+
+def _unsent(us: Federation, updates: Updates, cohort: int) -> dict[str, Any]:
     """Record a round in which nothing was sent to anyone."""
     return {
         "cohort": cohort,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,11 +134,7 @@ def _carried_out(
             )
             for name, learned in sent.learned.items():
                 state = state.remember(state.keep(name, cohort, learned))
-        up = (
-            sent.bytes / len(cohort)
-            if updates.up is None
-            else min(updates.up, sent.bytes / len(cohort))
-        )
+        up = min(sent.bytes / len(cohort), math.inf if updates.up is None else float(updates.up))
         width = updates.rows.shape[1] * updates.rows.itemsize
         down = width if updates.down is None else updates.down
         spent = {

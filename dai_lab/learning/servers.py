@@ -28,7 +28,8 @@ def fedavg(state: State, update: Vector, *, rate: float = 1.0) -> State:
     Source:
         McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
     """
-    _above_zero("rate", rate)
+    above_zero("rate", rate)
+    of_width("fedavg", update, len(state.params))
     return State(state.params + rate * update, state.memory)
 
 
@@ -47,8 +48,9 @@ def fedavgm(state: State, update: Vector, *, rate: float = 1.0, beta: float = 0.
     Source:
         Hsu et al. 2019, arXiv:1909.06335 (FedAvgM).
     """
-    _above_zero("rate", rate)
+    above_zero("rate", rate)
     _share("beta", beta)
+    of_width("fedavgm", update, len(state.params))
     momentum = beta * _recall(state, "server/momentum", torch.zeros_like(update)) + update
     return State(state.params + rate * momentum, state.memory).remember(
         {"server/momentum": momentum}
@@ -157,9 +159,10 @@ def _adaptive(
     tau: float,
 ) -> State:
     """Reddi et al.'s algorithm 2; its three optimizers differ in ``accumulate`` alone."""
-    _above_zero("rate", rate)
+    above_zero("rate", rate)
     _share("beta1", beta1)
-    _above_zero("tau", tau)
+    above_zero("tau", tau)
+    of_width("fedadagrad, fedadam or fedyogi", update, len(state.params))
     momentum = _recall(state, "server/momentum", torch.zeros_like(update))
     second = _recall(state, "server/second", torch.full_like(update, tau**2))
     momentum = beta1 * momentum + (1 - beta1) * update
@@ -174,7 +177,17 @@ def _recall(state: State, name: str, first: Tensor) -> Tensor:
     return state.memory.get(name, first)
 
 
-def _above_zero(knob: str, value: float) -> None:
+def of_width(name: str, update: Vector, width: int) -> None:
+    """Refuse an update that another algorithm's clients sent."""
+    if len(update) != width:
+        raise ValueError(
+            f"server={name} takes {width} numbers a row and gets {len(update)}: choose the server "
+            "made for local training, as +algorithm=... does"
+        )
+
+
+def above_zero(knob: str, value: float) -> None:
+    """Refuse a knob that makes no step."""
     if not value > 0:
         raise ValueError(f"server.{knob} must be above 0, got {value}")
 
