@@ -11,7 +11,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +21,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dai_lab.config import conf_dir, explain
+
+if TYPE_CHECKING:
+    from dai_lab.experiment import Result
 
 JOURNAL = "DAI_LAB_SWEEP"
 """Environment variable naming the file to which each job of a sweep adds a line."""
@@ -124,32 +127,50 @@ def job(cfg: DictConfig) -> float:
     """Run the composed experiment; return its final test accuracy, for sweepers that search."""
     here = HydraConfig.get()
     sweep = here.mode == RunMode.MULTIRUN
-    about: dict[str, Any] = {"job": list(here.overrides.task), "name": cfg.name}
     try:
         from dai_lab.experiment import simulate
 
         result = simulate(cfg, progress=not sweep or "BasicLauncher" in here.launcher._target_)
     except Exception as error:
-        known = isinstance(error, MISTAKES)
         with contextlib.suppress(OSError):
             Path(here.runtime.output_dir).rmdir()  # Hydra made it; a refused run needs none
         if not sweep:
+            known = isinstance(error, MISTAKES)
             raise (SystemExit(f"dai-lab: {explain(error)}") if known else error) from error
-        if not known:
-            traceback.print_exc()
-        why = explain(error) if known else f"{type(error).__name__}: {error}".splitlines()[0]
-        note({**about, "status": "failed", "why": why})
+        accuracy = noted(cfg, list(here.overrides.task), error)
         if "BasicSweeper" in here.sweeper._target_:
-            return float("nan")
+            return accuracy
         raise
-    summary = result.summary
-    status = "skipped" if result.skipped else "finished"
-    accuracy = summary.get("test_accuracy")
     if sweep:
-        note({**about, "status": status, "folder": str(result.folder), "accuracy": accuracy})
-    else:
-        there = "  (was there already)" if result.skipped else ""
-        print(f"{in_words(summary)}  {result.folder}{there}")
+        return noted(cfg, list(here.overrides.task), result)
+    summary = result.summary
+    there = "  (was there already)" if result.skipped else ""
+    print(f"{in_words(summary)}  {result.folder}{there}")
+    final = summary.get("test_accuracy")
+    return float("nan") if final is None else float(final)
+
+
+def together(cfgs: list[Any], words: list[list[str]], *, threads: int) -> list[float]:
+    """Run a sweep's jobs in this process, side by side; return their accuracies."""
+    from dai_lab.experiment import simulate_together
+
+    ends = simulate_together(cfgs, threads=threads)
+    return [noted(*one) for one in zip(cfgs, words, ends, strict=True)]
+
+
+def noted(cfg: Any, words: list[str], end: Result | Exception) -> float:
+    """Write down how a job of a sweep ended; return its accuracy, or NaN."""
+    about: dict[str, Any] = {"job": words, "name": cfg.name}
+    if isinstance(end, Exception):
+        known = isinstance(end, MISTAKES)
+        if not known:
+            traceback.print_exception(end)
+        why = explain(end) if known else f"{type(end).__name__}: {end}".splitlines()[0]
+        note({**about, "status": "failed", "why": why})
+        return float("nan")
+    accuracy = end.summary.get("test_accuracy")
+    status = "skipped" if end.skipped else "finished"
+    note({**about, "status": status, "folder": str(end.folder), "accuracy": accuracy})
     return float("nan") if accuracy is None else float(accuracy)
 
 

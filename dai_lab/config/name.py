@@ -40,13 +40,13 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     science._set_parent(plain)  # so that references to what is left out still resolve
     settings = OmegaConf.to_container(science, resolve=True, enum_to_str=True)
     if isinstance(settings, dict) and isinstance(settings.get("data"), dict):
-        settings["data"] = _by_content(settings["data"])
+        settings["data"] = by_content(settings["data"])
     named = json.dumps(_plain(settings), sort_keys=True, allow_nan=True)
     foreign = "".join(piece for target in sorted(set(_targets(settings))) for piece in code(target))
     return hashlib.sha256((named + foreign).encode()).hexdigest()[:10]
 
 
-def _by_content(data: Mapping[str, Any]) -> dict[str, Any]:
+def by_content(data: Mapping[str, Any]) -> dict[str, Any]:
     """Name data by what it is, not by where it lies: a user's own file may change."""
     named = {knob: value for knob, value in data.items() if knob != "root"}
     path = Path(str(named.get("path") or "")).expanduser()

@@ -178,6 +178,9 @@ def _build(node: Mapping[str, Any], at: str, call: Call | None) -> Callable[...,
             meant = did_you_mean(str(knob), knobs)
             raise ValueError(f"there is no {where}{knob}: {node['_target_']} {has}{meant}")
         settings[knob] = _knob(value, hints.get(str(knob), Any), f"{where}{knob}")
+    ours = str(node["_target_"]).startswith("dai_lab.")
+    if call is not None and at != "model" and ours and not {*call[0], *call[1]} <= takes.keys():
+        raise _no_part(str(node["_target_"]), at, takes, call)  # a missing knob is the least of it
     for knob, one in takes.items():
         required = one.kind is one.KEYWORD_ONLY and one.default is one.empty
         if call is not None and required and knob not in settings and knob not in given:
@@ -200,10 +203,14 @@ def _try(part: Callable[..., Any], target: str, at: str, call: Call) -> None:
         ours = target.startswith("dai_lab.")
         fits = not ours or set(bound.arguments) == {*positions, *named}
     if not fits:
-        raise ValueError(
-            f"{at}: {target} is no part for {at}, it takes ({', '.join(signature.parameters)}) "
-            f"but would be called with ({', '.join([*positions, *named])})"
-        )
+        raise _no_part(target, at, signature.parameters, call)
+
+
+def _no_part(target: str, at: str, takes: Iterable[str], call: Call) -> ValueError:
+    return ValueError(
+        f"{at}: {target} is no part for {at}, it takes ({', '.join(takes)}) "
+        f"but would be called with ({', '.join([*call[0], *call[1]])})"
+    )
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

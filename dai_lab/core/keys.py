@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+
+_GLOBAL = threading.RLock()
+"""Torch has one global generator: whoever uses it is alone."""
 
 
 class TooFew(ValueError):  # noqa: N818 (it says what is the matter)
@@ -44,7 +48,7 @@ class Key:
     def seeded(self, device: torch.device | str = "cpu") -> Iterator[None]:
         """Let code that can only draw from torch's global generators draw from here."""
         cuda = [device] if torch.device(device).type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        with _GLOBAL, torch.random.fork_rng(devices=cuda):
             torch.default_generator.manual_seed(self.number())
             for each in cuda:
                 with torch.cuda.device(each):

@@ -47,6 +47,11 @@ class State:
     params: Vector
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the model and all memories."""
+        return self.params.nbytes + sum(one.nbytes for one in self.memory.values())
+
     def remember(self, memories: Mapping[str, Tensor]) -> State:
         """Return a state with these memories added or replaced."""
         return replace(self, memory={**self.memory, **memories})

@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import math
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,16 @@ BUILT = (
 )
 
 
+BYTES_A_ROUND = 8_000_000
+"""A larger checkpoint is not written every round, so that no more than this is on average."""
+
+FOUNDING = threading.Lock()
+"""First weights are drawn from torch's only global generator, one federation at a time."""
+
+Loader = Callable[[Mapping[str, Any], Callable[[], Any]], Any]
+"""From the settings of a data part and the part to its data set."""
+
+
 @dataclass(frozen=True)
 class Result:
     """Where a run's files are and what came out."""
@@ -64,6 +76,27 @@ def simulate(
     Raises:
         ValueError: One line that names the setting, or the file, at fault.
     """
+    with one_setting_of_threads():
+        return placed(cfg, folder, progress=progress)
+
+
+def placed(
+    cfg: Mapping[str, Any],
+    folder: str | Path | None = None,
+    *,
+    progress: bool,
+    data: Loader | None = None,
+    stop: threading.Event | None = None,
+) -> Result:
+    """Find a run's folder, lock it, and play what is left to play.
+
+    Args:
+        cfg: A composed experiment.
+        folder: Where its files go; ``<results>/<name>/<digest>`` unless given.
+        progress: Show a progress bar where there is a terminal or notebook to show it on.
+        data: Loads a data set in place of the data part, such as one that others use too.
+        stop: Ends the run after the round in which it is set, as Ctrl-C does.
+    """
     whole = OmegaConf.create(dict(cfg)) if not OmegaConf.is_config(cfg) else cfg
     if gaps := sorted(OmegaConf.missing_keys(whole)):
         raise ValueError(f"{gaps[0]} is missing: give it a value")
@@ -78,10 +111,14 @@ def simulate(
             return done
         match_or_refuse(place, name)
         try:
-            with one_setting_of_threads(), contextlib.ExitStack() as stack:
-                return run(whole, settings, place, name, progress=progress, stack=stack)
+            with contextlib.ExitStack() as stack:
+                return run(
+                    whole, settings, place, name, progress=progress, stack=stack, data=data,
+                    stop=stop,
+                )  # fmt: skip
         except KeyboardInterrupt:
-            print(f"\nstopped; the same command goes on from {place}", file=sys.stderr)
+            if stop is None:
+                print(f"\nstopped; the same command goes on from {place}", file=sys.stderr)
             raise
 
 
@@ -93,6 +130,8 @@ def run(
     *,
     progress: bool,
     stack: contextlib.ExitStack,
+    data: Loader | None,
+    stop: threading.Event | None,
 ) -> Result:
     """Play the rounds that are not yet on disk, then write the summary."""
     from dai_lab.core import Key
@@ -103,16 +142,19 @@ def run(
     before = files.read(about) if about.exists() else {}
     compute = computer(settings["compute"], before.get("compute", {}) if done else {})
     key, rounds = Key(settings["seed"]), settings["rounds"]
-    parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}
-    us: Federation = found(
-        **parts,
-        watch=build_named(settings["watch"], at="watch"),
-        frame=settings["frame"],
-        **settings["federation"],
-        every=settings["evaluation"]["every"],
-        compute=compute,
-        key=key,
-    )
+    with FOUNDING:
+        parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}
+        if data is not None:
+            parts["data"] = partial(data, settings["data"], parts["data"])
+        us: Federation = found(
+            **parts,
+            watch=build_named(settings["watch"], at="watch"),
+            frame=settings["frame"],
+            **settings["federation"],
+            every=settings["evaluation"]["every"],
+            compute=compute,
+            key=key,
+        )
     tracker = build(settings["tracker"], at="tracker")
     records = files.keep(place / "records.jsonl", done)
     files.keep(place / "timings.jsonl", done)
@@ -133,16 +175,23 @@ def run(
     for record in records:
         # Once more: whoever died may have kept the last ones to himself.
         track(record)
+    if isinstance(played, Generator):
+        stack.callback(played.close)
     for one in itertools.chain(first, played):
         done += 1
         record = files.finite(one.record)
         files.append(place / "records.jsonl", record)
         files.append(place / "timings.jsonl", {"round": done, **one.seconds})
-        files.save(checkpoint, one.state, done)
+        sane = sound(one.state)
+        # Rounds after the last checkpoint are played again: a large one may be rare.
+        if done == rounds or not sane or done % math.ceil(one.state.nbytes / BYTES_A_ROUND) == 0:
+            files.save(checkpoint, one.state, done)
         records.append(record)
         track(record)
         bar(record)
-        if not sound(one.state):
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
+        if not sane:
             # Under attack a model that explodes is a result, not an accident.
             diverged = True
             break

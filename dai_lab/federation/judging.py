@@ -52,10 +52,9 @@ def judge(us: Federation, state: State, key: Key) -> dict[str, float]:
 def _personal(us: Federation, state: State, key: Key) -> Tensor | None:
     """Return each client's own model's outputs on what it held out; ``None`` without any."""
     model, held, data = us.task.model, us.holdout, us.task.data
-    judged = [client for client in range(len(held)) if len(held[client])]
     parts = []
-    for first in range(0, len(judged), ABREAST):
-        some = judged[first : first + ABREAST]
+    for few in held.sizes.nonzero().flatten().split(ABREAST):
+        some = few.tolist()
         rows = us.personal(us.task, state, some, key=key / "personal", compute=us.compute)
         if rows is None:
             return None
