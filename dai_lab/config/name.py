@@ -41,6 +41,9 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     settings = OmegaConf.to_container(science, resolve=True, enum_to_str=True)
     if isinstance(settings, dict) and isinstance(settings.get("data"), dict):
         settings["data"] = by_content(settings["data"])
+    precision = (plain.get("compute") or {}).get("precision", "float32")
+    if isinstance(settings, dict) and precision != "float32":
+        settings["precision"] = precision  # not how, but what is computed
     named = json.dumps(_plain(settings), sort_keys=True, allow_nan=True)
     foreign = "".join(piece for target in sorted(set(_targets(settings))) for piece in code(target))
     return hashlib.sha256((named + foreign).encode()).hexdigest()[:10]

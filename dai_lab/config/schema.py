@@ -53,6 +53,11 @@ class Machine:
     threads: int = 1
     method: str = "auto"
     group: int = 0
+    memory: float = 4.0
+    """GiB on a GPU for the weights and gradients of clients side by side."""
+    precision: str = "float32"
+    """bfloat16 changes what is computed: then it is part of a run's name."""
+    compile: bool = False
 
 
 @dataclass

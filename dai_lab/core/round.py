@@ -191,6 +191,12 @@ class Compute:
     """``auto``, ``flat``, ``vmap``, ``chain`` or ``compiled``; see ``learning.methods``."""
     group: int = 0
     """Clients trained side by side; 0 lets the documented rule choose."""
+    memory: float = 4.0
+    """GiB on a GPU for the weights and gradients of clients side by side."""
+    precision: str = "float32"
+    """``float32``, or ``bfloat16`` for products while weights stay float32 (autocast)."""
+    compile: bool = False
+    """Whether ``vmap`` goes through ``torch.compile``, on a GPU with CUDA graphs."""
 
     def __post_init__(self) -> None:
         methods = ("auto", "flat", "vmap", "chain", "compiled")
@@ -200,3 +206,9 @@ class Compute:
             raise ValueError(f"compute.threads must be at least 1, got {self.threads}")
         if self.group < 0:
             raise ValueError(f"compute.group must be 0 or more, got {self.group}")
+        if not self.memory > 0:
+            raise ValueError(f"compute.memory must be above 0 (GiB), got {self.memory}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"compute.precision must be float32 or bfloat16, got {self.precision!r}"
+            )

@@ -169,6 +169,7 @@ def run(
     track = stack.enter_context(tracker(place, {**settings, **identity}))
     if first:
         where = {"device": compute.device, "threads": compute.threads, **choice(us)}
+        where |= {"compile": True} if compute.compile else {}
         ran = sessions(before, environment(compute.threads), done)
         files.write(about, files.text({"digest": name, **ran, "compute": where}))
         files.write(place / "config.yaml", readable(whole).encode())
@@ -288,7 +289,15 @@ def computer(asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> Compute:
         began = " (the run began there)" if recorded else ""
         raise ValueError(f"compute.device: there is no {device} here{began}")
     torch.set_num_threads(int(wish["threads"]))
-    return Compute(device, int(wish["threads"]), str(wish["method"]), int(wish["group"]))
+    return Compute(
+        device=device,
+        threads=int(wish["threads"]),
+        method=str(wish["method"]),
+        group=int(wish["group"]),
+        memory=float(wish["memory"]),
+        precision=str(wish["precision"]),
+        compile=bool(wish["compile"]),
+    )
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from dai_lab.config import by_content
 from dai_lab.experiment.simulate import Result, one_setting_of_threads, placed
 
-ALONE = ("weights_and_biases",)
+ALONE = ("wandb",)
 """Trackers that know only one run at a time in a process."""
 
 
@@ -101,7 +101,7 @@ def _fits_beside_others(cfg: Mapping[str, Any]) -> bool:
             device == "cpu"
             and compute["threads"] == 1
             and local
-            and not any(f".{one}." in targets[1] for one in ALONE)
+            and targets[1].rpartition(".")[2] not in ALONE
         )
     except Exception:
         return False  # it will say itself what is wrong with it

@@ -15,14 +15,17 @@
 The rule looks at the model and the device alone, never at a stopwatch, so that two runs of one
 experiment always choose alike and end bit-identical: on a CPU the last of these that takes the
 model (``vmap`` never: it pays only for tiny steps and loses twofold on convolutions); on a GPU
-``vmap`` where it can, as many clients at once as ``GPU_NUMBERS`` allow, else ``flat``.
+``vmap`` where it can, as many clients at once as ``compute.memory`` allows, else ``flat``.
 ``benchmarks/simulation.py --calibrate`` times the alternatives, to check the rule on a machine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +38,8 @@ from dai_lab.learning.layers import Chain, chain_of
 CPU_ABREAST = 25
 """Clients side by side where a user asks for ``vmap`` on a CPU: more no longer fit the cache."""
 
-GPU_NUMBERS = 2**30
-"""Numbers (weights, gradients and the like) held at once on a GPU: 4 GiB of float32."""
+COPIES = 4
+"""Copies of a client's parameters on a GPU: weights, gradients, momentum and where it started."""
 
 GPU_ABREAST = 64
 """Clients side by side on a GPU at most, since their activations count for nothing above."""
@@ -53,6 +56,7 @@ class Method:
     chain: Chain | None
     draws: bool
     """Whether the module itself draws random numbers (dropout)."""
+    compute: Compute = field(default_factory=Compute)
 
     def load(self, start: Tensor) -> Blocks:
         """Copy flat parameters ``[G, params]`` into blocks ``[G, *shape]``."""
@@ -84,9 +88,10 @@ class Method:
         if self.name == "vmap":
             if share is None:
                 share = inputs.new_full(targets.shape, 1 / targets.shape[1])
-            slope = torch.func.vmap(partial(_slope, self.model))
-            return slope(blocks, inputs, targets, share)
-        return _one_by_one(self.model, blocks, inputs, targets, share)
+            with _products_in(self.compute):
+                return _stacked(self.model, self.compute)(blocks, inputs, targets, share)
+        with _products_in(self.compute):
+            return _one_by_one(self.model, blocks, inputs, targets, share)
 
     def slopes_at_one_point(
         self, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor
@@ -97,9 +102,38 @@ class Method:
         if self.name == "vmap":
             point = [block[0] for block in blocks]
             slope = torch.func.vmap(partial(_slope, self.model), in_dims=(None, 0, 0, 0))
-            return slope(point, inputs, targets, share)
+            with _products_in(self.compute):
+                return slope(point, inputs, targets, share)
         shared = [block.expand(len(inputs), *block.shape[1:]) for block in blocks]
-        return _one_by_one(self.model, shared, inputs, targets, share)
+        with _products_in(self.compute):
+            return _one_by_one(self.model, shared, inputs, targets, share)
+
+
+def _products_in(compute: Compute) -> AbstractContextManager[None]:
+    """Let products and convolutions be computed in the precision asked for."""
+    if compute.precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(compute.device).type, dtype=torch.bfloat16)
+
+
+def _stacked(model: Model, compute: Compute) -> Callable[..., tuple[Blocks, Tensor]]:
+    """Return the function that computes stacked clients' gradients."""
+    stacked = torch.func.vmap(partial(_slope, model))
+    if not compute.compile:
+        return stacked
+    # Kept by the module, so that whoever drops the model drops its compiled code.
+    known = _COMPILED.setdefault(model.module, {})
+    if compute.device not in known:
+        # CUDA graphs replay a step as one launch; they and shapes that change do not go together.
+        on_gpu = torch.device(compute.device).type == "cuda"
+        mode = "reduce-overhead" if on_gpu else "default"
+        known[compute.device] = torch.compile(stacked, mode=mode, dynamic=False)
+    return known[compute.device]
+
+
+_COMPILED: WeakKeyDictionary[nn.Module, dict[str, Callable[..., tuple[Blocks, Tensor]]]] = (
+    WeakKeyDictionary()
+)
 
 
 def _loss(
@@ -177,11 +211,19 @@ def choose(model: Model, compute: Compute, *, rank: int) -> Method:
         raise ValueError(f"compute.method={name} cannot train this model here: choose from {able}")
     group = 1
     if name == "vmap":
-        most = (
-            CPU_ABREAST if on_cpu else min(max(GPU_NUMBERS // (4 * model.params), 1), GPU_ABREAST)
-        )
+        most = CPU_ABREAST if on_cpu else min(max(_fitting(model, compute), 1), GPU_ABREAST)
         group = compute.group or most
-    return Method(name, group, model, chain if name in ("chain", "compiled") else None, draws)
+    fused = chain if name in ("chain", "compiled") else None
+    if fused is not None and compute.precision != "float32":
+        raise ValueError(f"compute.precision={compute.precision} needs compute.method=vmap or flat")
+    if compute.compile and name != "vmap":
+        raise ValueError(f"compute.compile needs compute.method=vmap, and this run uses {name}")
+    return Method(name, group, model, fused, draws, compute)
+
+
+def _fitting(model: Model, compute: Compute) -> int:
+    """Count the clients whose copies fit the memory."""
+    return int(compute.memory * 2**30) // (COPIES * model.params * model.initial.itemsize)
 
 
 def predict(model: Model, flat: Vector, inputs: Tensor, *, chunk: int = 500) -> Tensor:

@@ -171,6 +171,7 @@ def _train(
     memory = Memory.of(rule, blocks)
     total = torch.zeros(len(start), device=start.device)
     examples, counts = side_by_side(plans)
+    examples = examples.to(start.device)  # once, not step by step
     for step in range(examples.shape[1]):
         active = int((counts[:, step] > 0).sum())
         here, there, tilted = ([block[:active] for block in of] for of in (blocks, anchor, tilt))

@@ -114,10 +114,24 @@ def start_of(what, own, seed=0):
     return what.model.initial + 0.1 * moves
 
 
-def rows(what, train, method, *, start=None, group=0, cohort=None, threads=1, **knobs):
+def rows(
+    what,
+    train,
+    method,
+    *,
+    start=None,
+    group=0,
+    cohort=None,
+    threads=1,
+    compiled=False,
+    precision="float32",
+    **knobs,
+):
     cohort = range(len(what.shards)) if cohort is None else cohort
     start = what.model.initial if start is None else start
-    compute = Compute(method=method, group=group, threads=threads)
+    compute = Compute(
+        method=method, group=group, threads=threads, compile=compiled, precision=precision
+    )
     return train(
         what,
         State(what.model.initial),
@@ -289,3 +303,42 @@ def test_a_weight_the_outputs_do_not_use_stays_where_it_is(method, train):
     )  # fmt: skip
     unused = model.views(found.rows)["spare.weight"]
     assert found.rows.any() and not unused.any()
+
+
+def test_compiled_stacks_give_what_stacks_give():
+    what = task("two layers")
+    plain = rows(what, sgd, "vmap", batch_size=8, momentum=0.5)
+    compiled = rows(what, sgd, "vmap", batch_size=8, momentum=0.5, compiled=True)
+    torch.testing.assert_close(compiled.rows, plain.rows, **CLOSE)
+
+
+@pytest.mark.parametrize("method", ["flat", "vmap"])
+def test_mixed_precision_is_near_and_its_weights_stay_whole(method):
+    what = task("two layers")
+    plain = rows(what, sgd, method, batch_size=8)
+    mixed = rows(what, sgd, method, batch_size=8, precision="bfloat16")
+    assert mixed.rows.dtype == torch.float32
+    assert not mixed.rows.equal(plain.rows)
+    torch.testing.assert_close(mixed.rows, plain.rows, rtol=0.1, atol=0.02)
+
+
+def test_a_precision_or_a_compiler_that_does_not_fit_is_named():
+    what = task("two layers")
+    with pytest.raises(ValueError, match=r"compute\.precision=bfloat16 needs compute\.method"):
+        rows(what, sgd, "chain", precision="bfloat16")
+    with pytest.raises(ValueError, match=r"compute\.compile needs compute\.method=vmap"):
+        rows(what, sgd, "chain", compiled=True)
+    with pytest.raises(ValueError, match=r"compute\.precision must be float32 or bfloat16"):
+        Compute(precision="float16")
+    with pytest.raises(ValueError, match=r"compute\.memory must be above 0"):
+        Compute(memory=0.0)
+
+
+def test_a_gpu_takes_as_many_clients_abreast_as_its_memory_allows():
+    model = task("two layers").model
+    copies = 4 * model.params * 4 / 2**30
+    for fits in (1, 7, 64):
+        compute = Compute(device="cuda", memory=copies * (fits + 0.5))
+        assert choose(model, compute, rank=1).group == fits
+    assert choose(model, Compute(device="cuda", memory=copies * 1000), rank=1).group == 64
+    assert choose(model, Compute(device="cuda", memory=copies / 9), rank=1).group == 1
