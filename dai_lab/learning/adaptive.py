@@ -56,6 +56,8 @@ def adam(
         Wang et al. 2021, arXiv:2106.02305 (local adaptivity, restarted every round); Loshchilov
         and Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
+    if not 0 <= beta1 < 1:
+        raise ValueError(f"local.beta1 must be in [0, 1), got {beta1}")
     rule = Descent(
         rate_of(rate, schedule, round), beta1, weight_decay, clip, 0.0, "adam", beta2, epsilon
     )

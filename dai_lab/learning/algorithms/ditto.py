@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dai_lab.core import Compute, Key, Rows, State, Task, Updates, Vector
-from dai_lab.learning.descent import Descent, rate_of
+from dai_lab.learning.descent import Descent, at_least, rate_of
 from dai_lab.learning.schedules import constant
 from dai_lab.learning.training import descend, plans_of
 
@@ -59,6 +59,7 @@ def ditto(
     """
     if not leash >= 0:
         raise ValueError(f"local.leash must be 0 or more, got {leash}")
+    at_least("own_epochs", own_epochs, 1)
     rule = Descent(rate_of(rate, schedule, round), 0.0, weight_decay, clip)
     plans = plans_of(task, cohort, key=key, epochs=epochs, batch_size=batch_size)
     found = descend(task, start, cohort, plans, rule, key=key, compute=compute)

@@ -78,9 +78,9 @@ def _worth(steps: Float[Tensor, "_"], rule: Descent) -> Float[Tensor, "_"]:
     if rule.momentum:
         beta = rule.momentum
         return (steps - beta * (1 - beta**steps) / (1 - beta)) / (1 - beta)
-    if pull := rule.rate * rule.proximal:
-        return (1 - (1 - pull) ** steps) / pull
-    return steps
+    # A pull that overshoots turns every other sign in a, but not in its norm.
+    kept = abs(1 - rule.rate * rule.proximal)
+    return steps if kept == 1 else (1 - kept**steps) / (1 - kept)
 
 
 def fednova_server(state: State, update: Vector, *, rate: float = 1.0) -> State:

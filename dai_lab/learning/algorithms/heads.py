@@ -110,6 +110,7 @@ def fedrep(
     Source:
         Collins et al. 2021, arXiv:2102.07078, algorithm 1.
     """
+    at_least("head_epochs", head_epochs, 1)
     body, owned = _cut(task.model, head)
     plain = Descent(rate_of(rate, schedule, round), 0.0, weight_decay, clip)
     begin = _with_heads(state, start, cohort, body)

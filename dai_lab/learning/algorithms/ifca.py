@@ -68,7 +68,7 @@ def ifca(
     models = state.memory.get("server/clusters")
     if models is None:
         models = _first(task, clusters, key / "clusters")
-    chosen = torch.tensor([_best(task, models, client) for client in cohort])
+    chosen = _best(task, models, cohort)
     begin = models[chosen]
     plans = plans_of(task, cohort, key=key, epochs=epochs, batch_size=batch_size)
     found = descend(task, begin, cohort, plans, rule, key=key, compute=compute)
@@ -127,10 +127,16 @@ def best_cluster(
         compute: Unused.
     """
     models = state.memory.get("server/clusters", state.params.unsqueeze(0))
-    return models[torch.tensor([_best(task, models, client) for client in clients])]
+    return models[_best(task, models, clients)]
 
 
-def _best(task: Task, models: Float[Tensor, "clusters params"], client: int) -> int:
+def _best(
+    task: Task, models: Float[Tensor, "clusters params"], clients: Sequence[int]
+) -> Int[Tensor, "_"]:
+    return torch.tensor([_least(task, models, client) for client in clients], dtype=torch.long)
+
+
+def _least(task: Task, models: Float[Tensor, "clusters params"], client: int) -> int:
     held: Int[Tensor, "held"] = task.shards[client]
     inputs, targets = task.data.inputs[held], task.data.targets[held]
     losses = [

@@ -61,8 +61,10 @@ def pfedme(
     eta = rate_of(rate, schedule, round)
     if not (leash > 0 and eta * leash < 1):
         raise ValueError(
-            f"local.leash must be above 0 and below 1 / local.rate ({1 / eta:g}), got {leash}"
+            f"local.leash must be above 0 and below 1 / local.rate ({eta:g}), got {leash}"
         )
+    if not own_rate > 0:
+        raise ValueError(f"local.own_rate must be above 0, got {own_rate}")
     at_least("inner_steps", inner_steps, 1)
     rule = Descent(rate_of(own_rate, schedule, round), proximal=leash)
     plans = plans_of(task, cohort, key=key, epochs=epochs, batch_size=batch_size)

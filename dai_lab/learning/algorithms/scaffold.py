@@ -62,9 +62,9 @@ def scaffold(
     server = state.memory.get("server/control", zero)
     own = state.recall("clients/control", cohort, zero)
     found = descend(task, start, cohort, plans, rule, key=key, compute=compute, tilt=server - own)
-    steps = steps_of(plans).to(own).unsqueeze(1)
-    moved = -server - found.rows / (steps * rule.rate).clamp_min(1e-30)
-    moved = torch.where(steps > 0, moved, 0.0)  # who computed nothing learned nothing
+    length = rule.rate * steps_of(plans).to(own).unsqueeze(1)
+    moved = -server - found.rows / length.clamp_min(1e-30)
+    moved = torch.where(length > 0, moved, 0.0)  # who did not move learned nothing
     return replace(
         found,
         rows=torch.cat([found.rows, moved], dim=1),
