@@ -263,8 +263,6 @@ def test_fine_tuning_is_one_more_round_of_local_sgd(method):
     state = State(what.model.initial + 0.1)
     ask = partial(fine_tuned, what, state, (0, 1, 3), key=Key(4), compute=compute)
     assert ask(epochs=0).equal(state.params.expand(3, -1))
-    found = sgd(
-        what, state, state.params, (0, 1, 3), key=Key(4), round=1, compute=compute, **SOME
-    )
+    found = sgd(what, state, state.params, (0, 1, 3), key=Key(4), round=1, compute=compute, **SOME)
     assert ask(**SOME).equal(state.params + found.rows)
     assert ask(**SOME)[1].equal(state.params)  # holds nothing to tune on

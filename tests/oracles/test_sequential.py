@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dai_lab.aggregators import mean
 from dai_lab.core import Compute, Examples, Key, Shards, State, Task, Visible
-from dai_lab.learning import distributed_sgd, epochs_of, one_batch, sgd
+from dai_lab.learning import adagrad, adam, distributed_sgd, epochs_of, one_batch, sgd
 from dai_lab.models import create, mlp, resnet8, small_cnn
 
 SIZES = (7, 0, 33, 1)
@@ -53,13 +53,12 @@ def flattened(module):
 
 
 def loop(what, client, *, epochs, batch_size, rate, momentum=0.0, weight_decay=0.0, clip=None,
-         proximal=0.0):  # fmt: skip
+         proximal=0.0, make=torch.optim.SGD, **more):  # fmt: skip
     """One client's round, written as in any tutorial."""
     module = deepcopy(what.model.module).train()
     before = [each.detach().clone() for each in module.parameters()]
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=rate, momentum=momentum, weight_decay=weight_decay
-    )
+    more |= {"momentum": momentum} if momentum else {}
+    optimizer = make(module.parameters(), lr=rate, weight_decay=weight_decay, **more)
     plan = epochs_of(
         what.shards[client],
         key=KEY / "client" / client / "batches",
@@ -98,6 +97,46 @@ def test_a_client_ends_where_a_plain_torch_loop_ends(name, method, knobs):
     theirs = torch.stack([loop(what, client, **knobs) for client in range(len(SIZES))])
     # torch divides by the norm plus 1e-6, and other summation orders flip a ReLU now and then.
     torch.testing.assert_close(ours.rows, theirs, rtol=2e-3, atol=3e-5)
+
+
+ADAPTIVE = {
+    "adam": (adam, torch.optim.AdamW, {"epsilon": 1e-3}, {"eps": 1e-3}),
+    "adam of other betas": (
+        adam,
+        torch.optim.AdamW,
+        {"beta1": 0.5, "beta2": 0.9, "epsilon": 1e-2},
+        {"betas": (0.5, 0.9), "eps": 1e-2},
+    ),
+    "adam without momentum": (
+        adam,
+        torch.optim.AdamW,
+        {"beta1": 0.0, "epsilon": 1e-3},
+        {"betas": (0.0, 0.999), "eps": 1e-3},
+    ),
+    "adagrad": (adagrad, torch.optim.Adagrad, {"epsilon": 1e-3}, {"eps": 1e-3}),
+}
+
+
+@pytest.mark.parametrize("penalties", [{}, {"weight_decay": 0.1, "clip": 0.7}], ids=["", "all"])
+@pytest.mark.parametrize("kind", ADAPTIVE.values(), ids=ADAPTIVE)
+@pytest.mark.parametrize(("name", "method"), [way for way in WAYS if way[0] != "resnet8"])
+def test_an_adaptive_client_ends_where_torchs_optimizer_ends(name, method, kind, penalties):
+    what = task(name)
+    train, make, named, theirs = kind
+    knobs = {"epochs": 2, "batch_size": 8, "rate": 0.01, **penalties}
+    found = train(
+        what,
+        State(what.model.initial),
+        what.model.initial,
+        range(len(SIZES)),
+        key=KEY,
+        round=1,
+        compute=Compute(method=method, group=2),
+        **knobs,
+        **named,
+    )
+    expected = [loop(what, client, make=make, **knobs, **theirs) for client in range(len(SIZES))]
+    torch.testing.assert_close(found.rows, torch.stack(expected), rtol=2e-3, atol=3e-5)
 
 
 @pytest.mark.parametrize(("name", "method"), WAYS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -59,9 +60,10 @@ def pfedme(
         Dinh, Tran and Nguyen 2020, arXiv:2006.08848, algorithm 1.
     """
     eta = rate_of(rate, schedule, round)
-    if not (leash > 0 and eta * leash < 1):
+    most = 1 / eta if eta else math.inf
+    if not 0 < leash < most:
         raise ValueError(
-            f"local.leash must be above 0 and below 1 / local.rate ({eta:g}), got {leash}"
+            f"local.leash must be above 0 and below 1 / local.rate ({most:g}), got {leash}"
         )
     if not own_rate > 0:
         raise ValueError(f"local.own_rate must be above 0, got {own_rate}")
