@@ -63,9 +63,9 @@ def main() -> None:
             best.setdefault(world, {})[algorithm] = {
                 " ".join(one): round(value, 4) for one, value in ranked.items()
             }
-            name = f"name={grid['study']},{world},{algorithm}".replace(" ", "-")
+            label = f"{grid['study']},{world},{algorithm}".replace(" ", "-")
             runs += [
-                [*words, *winner, f"results={results}", f"'{name}'", f"seed={seed}"]
+                [*words, *winner, f"results={results}", f"name='{label}'", f"seed={seed}"]
                 for seed in grid["seeds"]
             ]
         played(runs)
