@@ -87,6 +87,31 @@ def trimmed_mean(visible: Visible, *, f: int = 1) -> Vector:
     return _by_column(rows, lambda column: column[trim : len(rows) - trim].mean(0))
 
 
+def majority_vote(visible: Visible) -> Vector:
+    """Let each row vote on the sign of every coordinate: 1, -1, or 0 where votes balance.
+
+    All votes weigh the same, however many examples are behind them, and whatever lengths the
+    rows had are lost: the step is ``server.rate``, which must be small.
+
+    Args:
+        visible: What the server may see; at least one finite row. A zero abstains.
+
+    Raises:
+        TooFew: No finite row.
+
+    Source:
+        Bernstein et al. 2018, arXiv:1802.04434, and 2019, arXiv:1810.05291 (signSGD with
+        majority vote).
+    """
+    rows = _finite(visible.rows)
+    if not len(rows):
+        raise TooFew(
+            "aggregator=majority_vote needs at least 1 finite visible row and sees 0 of "
+            f"{len(visible.rows)}: raise the cohort"
+        )
+    return ((rows > 0).sum(0) - (rows < 0).sum(0)).sign().to(rows.dtype)
+
+
 def _finite(rows: Rows) -> Rows:
     finite = rows.isfinite().all(1)
     return rows if bool(finite.all()) else rows[finite]

@@ -117,6 +117,48 @@ def test_one_row_that_is_not_finite_takes_the_mean_with_it(value):
     assert not aggregators.mean(see(sent)).isfinite().all()
 
 
+@given(seed=SEEDS, count=st.integers(1, 30), gaps=st.booleans())
+def test_the_vote_is_that_of_numpy(seed, count, gaps):
+    sent = rows(seed, count).round() if gaps else rows(seed, count)
+    expected = np.sign(np.sign(sent.numpy()).sum(0))
+    assert aggregators.majority_vote(see(sent)).numpy().tolist() == expected.tolist()
+
+
+@given(seed=SEEDS, lengths=st.lists(st.floats(1e-6, 1e6), min_size=11, max_size=11))
+def test_neither_order_nor_length_nor_examples_sway_a_vote(seed, lengths):
+    sent, order = rows(seed), torch.randperm(11, generator=Key(seed).stream())
+    longer = torch.tensor(lengths, dtype=torch.float64)
+    vote = aggregators.majority_vote(see((longer.unsqueeze(1) * sent)[order], longer))
+    assert vote.equal(aggregators.majority_vote(see(sent)))
+    assert aggregators.majority_vote(see(-sent)).equal(-vote)
+
+
+@given(seed=SEEDS, lie=st.floats(allow_nan=True, allow_infinity=True), liars=st.integers(0, 5))
+def test_five_who_collude_cannot_turn_six_who_agree(seed, lie, liars):
+    honest = rows(seed, 1).expand(6, -1)
+    sent = torch.cat([torch.full((liars, 3), lie, dtype=torch.float64), honest])
+    assert aggregators.majority_vote(see(sent)).equal(honest[0].sign())
+
+
+def test_a_minority_that_shouts_wins_only_where_the_honest_are_divided():
+    honest = [[0.1, 1.0, -3.0, 2.0], [0.2, 2.0, -1.0, -1.0], [0.1, 5.0, -2.0, 0.0]]
+    liars = [[-1e6, -1e6, 1e6, 1e6], [-1e6, -1e6, 1e6, 1e6]]
+    vote = aggregators.majority_vote(see(torch.tensor(honest + liars)))
+    assert vote.tolist() == [1.0, 1.0, -1.0, 1.0]
+    assert vote.dtype == torch.float32
+
+
+def test_votes_that_balance_and_rows_of_zeros_move_nothing():
+    sent = torch.tensor([[1.0, 0.0], [-3.0, 0.0]])
+    assert aggregators.majority_vote(see(sent)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("lie", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_that_is_not_finite_has_no_vote(lie):
+    sent = torch.tensor([[lie, -1.0], [1.0, 1.0]])
+    assert aggregators.majority_vote(see(sent)).tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("rule", "sent", "complaint"),
     [
@@ -126,6 +168,7 @@ def test_one_row_that_is_not_finite_takes_the_mean_with_it(value):
         (ROBUST[1], rows(0, 11) * torch.nan, r"sees 11 \(0 finite\)"),
         (partial(aggregators.trimmed_mean, f=-1), rows(0), "aggregator.f must be at least 0"),
         (aggregators.mean, rows(0, 0), "sees no row"),
+        (aggregators.majority_vote, rows(0, 5) * torch.nan, "at least 1 finite .* sees 0 of 5"),
     ],
 )
 def test_what_cannot_be_aggregated_is_refused_in_one_line(rule, sent, complaint):

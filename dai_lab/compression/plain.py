@@ -1,4 +1,4 @@
-"""What arrives of rows that were compressed on their way."""
+"""No compression."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def dense(
         key: Unused.
     """
     return Sent(rows, rows.nbytes)
+
+
+def whole_bytes(bits: int) -> int:
+    """Round bits up to bytes, as one client's packed message is."""
+    return -(-bits // 8)
