@@ -22,7 +22,9 @@ HERE = Path(__file__).parent
 def plan(grid, world, algorithm):
     """Give the words that every candidate of an algorithm has in a world."""
     chosen = grid["algorithms"][algorithm]
-    return [*chosen["use"], *grid["common"], *grid["worlds"][world]], chosen["try"]
+    there = chosen.get("worlds", {}).get(world, [])
+    words = [*grid["common"], *grid["worlds"][world], *chosen["use"], *there]
+    return words, chosen["try"]
 
 
 def score(summary):
