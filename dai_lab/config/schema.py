@@ -42,7 +42,10 @@ class Evaluation:
 
     every: int = 1
     target: float | None = None
-    """Test accuracy whose first round is reported."""
+    """Accuracy whose first round, and what it took to get there, is reported."""
+    metric: str = "test_accuracy"
+    """Whose accuracy the target is: of the common model, on the test set or on what clients held
+    out, or of the models that clients have of their own."""
 
 
 @dataclass
@@ -94,6 +97,9 @@ class Experiment:
 PARTS = tuple(one.name for one in fields(Experiment) if one.type == "Part" and one.name != "watch")
 """Groups of which every experiment has exactly one part."""
 
+AIMS = ("test_accuracy", "client_accuracy", "personal_accuracy")
+"""Accuracies that may have a target."""
+
 FOLDER = "letters, digits and any of - _ . = + ,"
 """What a run's name may be made of."""
 
@@ -139,6 +145,12 @@ def check(cfg: Mapping[str, Any]) -> None:
             evaluation["target"],
             "an accuracy in (0, 1] (or null)",
             evaluation["target"] is None or 0 < evaluation["target"] <= 1,
+        ),
+        (
+            "evaluation.metric",
+            evaluation["metric"],
+            f"one of {', '.join(AIMS)}",
+            evaluation["metric"] in AIMS,
         ),
         ("compute.threads", compute["threads"], "at least 1", compute["threads"] >= 1),
         (

@@ -222,10 +222,10 @@ def summarized(
     """Put a run in one record: how it ended, its best, and when it was good enough."""
     from dai_lab.metrics import peak, rounds_to
 
-    target = settings["evaluation"]["target"]
+    target, metric = (settings["evaluation"][knob] for knob in ("target", "metric"))
     bests: dict[str, Any] = {"peak_test_accuracy": peak(records, "test_accuracy")}
     if target is not None:
-        bests["rounds_to_target"] = rounds_to(records, "test_accuracy", target)
+        bests["rounds_to_target"] = rounds_to(records, metric, target)
     ends = {"rounds": len(records), "diverged": diverged, "finished": True}
     return {**records[-1], **bests, "name": settings["name"], "digest": name, **ends}
 

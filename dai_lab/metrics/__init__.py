@@ -1,9 +1,18 @@
 """How well it went: accuracy, its spread over clients, and statistics with intervals."""
 
-from dai_lab.metrics.statistics import Estimate, band, difference, estimate, iqm, stratified
+from dai_lab.metrics.statistics import (
+    Estimate,
+    band,
+    difference,
+    estimate,
+    iqm,
+    mean_ranks,
+    stratified,
+)
 from dai_lab.metrics.utility import (
     accuracy,
     correct,
+    cost_to,
     final,
     mean_loss,
     peak,
@@ -18,11 +27,13 @@ __all__ = [
     "accuracy",
     "band",
     "correct",
+    "cost_to",
     "difference",
     "estimate",
     "final",
     "iqm",
     "mean_loss",
+    "mean_ranks",
     "peak",
     "per_client",
     "rounds_to",

@@ -202,6 +202,58 @@ def band(
     return found
 
 
+def mean_ranks(
+    tasks: Sequence[NDArray[Any]],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    key: Key = BOOTSTRAP,
+) -> list[Estimate]:
+    """Estimate the average place of every method over several tasks; 1 is best.
+
+    On each task the methods are put in the order of their interquartile means, and equals share
+    the mean of their places. The bootstrap redraws the seeds of each task, the same for all
+    methods, so that what a seed does to everybody moves nobody's rank.
+
+    Args:
+        tasks: For each task one row per method, the same methods in the same order, and one
+            column per seed; higher is better, NaN (a run that broke down) worse than any number.
+        resamples: Bootstrap samples; at least 1.
+        level: Probability the interval aims for, in (0, 1).
+        key: Where the bootstrap draws from.
+
+    Raises:
+        ValueError: No task, a task without seeds, different numbers of methods, or a knob out
+            of range.
+
+    Source:
+        Demsar 2006, Journal of Machine Learning Research 7, section 3.2.2 (average ranks);
+        Agarwal et al. 2021, arXiv:2108.13264, section 4.2 (bootstrap stratified by task).
+    """
+    _check(resamples, level)
+    shapes = {table.shape[0] for table in tasks}
+    if len(shapes) != 1 or any(table.shape[1] == 0 for table in tasks):
+        raise ValueError(
+            "mean_ranks: every task needs the same methods, and a seed, got tables of "
+            f"{', '.join(str(table.shape) for table in tasks) or 'no task'}"
+        )
+    places, drawn = [], []
+    for number, table in enumerate(tasks):
+        scores = np.where(np.isnan(table), -np.inf, table.astype(float))
+        places.append(_places(_iqm(scores, axis=1)))
+        # A stream each: the first seed of one task has nothing to do with that of another.
+        stream = np.random.default_rng((key / number).number())
+        picks = _resample(scores.shape[1], resamples, stream)
+        drawn.append(_places(_iqm(scores[:, picks], axis=2)))
+    value = np.mean(places, axis=0)
+    low, high = _interval(np.mean(drawn, axis=0).T, level)
+    if min(table.shape[1] for table in tasks) == 1:
+        low = high = np.full_like(value, nan)
+    count = sum(table.shape[1] for table in tasks)
+    rows = zip(value, low, high, strict=True)
+    return [Estimate(float(one), float(a), float(b), count) for one, a, b in rows]
+
+
 def _iqm(values: NDArray[Any], axis: int = 0) -> NDArray[Any]:
     count = values.shape[axis]
     cut = count // 4
@@ -211,6 +263,13 @@ def _iqm(values: NDArray[Any], axis: int = 0) -> NDArray[Any]:
 
 def _resample(count: int, resamples: int, stream: np.random.Generator) -> NDArray[Any]:
     return stream.integers(0, count, size=(resamples, count))
+
+
+def _places(scores: NDArray[Any]) -> NDArray[Any]:
+    """Rank scores along the first axis, highest first; equals share the mean of their places."""
+    above = (scores[None] > scores[:, None]).sum(axis=1)
+    level = (scores[None] == scores[:, None]).sum(axis=1)
+    return np.asarray(above + (level + 1) / 2)
 
 
 def _interval(samples: NDArray[Any], level: float) -> tuple[NDArray[Any], NDArray[Any]]:

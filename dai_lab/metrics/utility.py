@@ -115,6 +115,40 @@ def peak(
     return min(values) if lowest else max(values)
 
 
+def cost_to(
+    records: Iterable[Mapping[str, Any]],
+    metric: str,
+    target: float,
+    *resources: str,
+    lowest: bool = False,
+) -> float | None:
+    """What had been spent when ``metric`` first reached ``target``; ``None`` if it never did.
+
+    The whole cost of the first evaluated round at or past the target counts: nothing is
+    interpolated, so judging every tenth round can only make a target look dearer. Falling
+    below the target later changes nothing.
+
+    Args:
+        records: One mapping a round, in order, with what was spent since the start.
+        metric: Name of an entry.
+        target: Value to reach.
+        resources: Entries whose sum is the cost, such as ``"bytes_up", "bytes_down"``; a round
+            that lacks one has no known cost, which is ``None`` too.
+        lowest: Whether lower is better, as for a loss.
+
+    Source:
+        McMahan et al. 2017, arXiv:1602.05629, section 3 (there with interpolation, on curves
+        made monotone).
+    """
+    for record in records:
+        value = _number(record.get(metric))
+        if value is not None and (value <= target if lowest else value >= target):
+            spent = [_number(record.get(one)) for one in resources]
+            known = [one for one in spent if one is not None]
+            return sum(known) if len(known) == len(spent) else None
+    return None
+
+
 def rounds_to(
     records: Iterable[Mapping[str, Any]], metric: str, target: float, *, lowest: bool = False
 ) -> int | None:
@@ -126,11 +160,8 @@ def rounds_to(
         target: Value to reach.
         lowest: Whether lower is better, as for a loss.
     """
-    for record in records:
-        value = _number(record.get(metric))
-        if value is not None and (value <= target if lowest else value >= target):
-            return int(record["round"])
-    return None
+    found = cost_to(records, metric, target, "round", lowest=lowest)
+    return None if found is None else int(found)
 
 
 def seconds_to(round: int | None, seconds: Mapping[int, float]) -> float | None:

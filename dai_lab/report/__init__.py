@@ -3,26 +3,36 @@
 from dai_lab.report.commands import command
 from dai_lab.report.figures import curves, finals
 from dai_lab.report.groups import Group, grouped
+from dai_lab.report.ranking import costs, ranking, standing
 from dai_lab.report.runs import Run, read, runs
 from dai_lab.report.study import publish, recomputed, summarize, tabulate
 from dai_lab.report.tables import frame, table, terminal
+from dai_lab.report.trials import Trial, recalled, tried
+from dai_lab.report.worlds import expenses
 from dai_lab.report.write import report
 
 __all__ = [
     "Group",
     "Run",
+    "Trial",
     "command",
+    "costs",
     "curves",
+    "expenses",
     "finals",
     "frame",
     "grouped",
     "publish",
+    "ranking",
     "read",
+    "recalled",
     "recomputed",
     "report",
     "runs",
+    "standing",
     "summarize",
     "table",
     "tabulate",
     "terminal",
+    "tried",
 ]

@@ -31,6 +31,7 @@ METRICS = {
     "test_accuracy": "test accuracy",
     "test_loss": "test loss",
     "client_accuracy_worst10": "accuracy of the worst 10 % of clients",
+    "personal_accuracy": "accuracy of clients' own models",
 }
 """What is drawn over rounds, where a study has it, and how it is called."""
 
@@ -123,11 +124,7 @@ def draw_curves(
         wide = 4.6 * len(shown)
         wide = max(5.5, wide)
         names = {group.label: fill(group.label, int(wide * 10)) for group in groups}
-        columns = _columns(list(names.values()), wide)
-        lines = sum(name.count("\n") + 1 for name in names.values()) / columns
-        figure = _canvas(
-            Figure(figsize=(wide, 3.4 + 0.24 * ceil(lines)), layout="constrained"), dark=dark
-        )
+        figure = canvas(Figure(layout="constrained"), dark=dark)
         for axes, metric in zip(
             figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
         ):
@@ -137,13 +134,8 @@ def draw_curves(
             axes.set_xlabel("round")
             axes.set_title(METRICS.get(metric, metric), loc="left")
             axes.xaxis.get_major_locator().set_params(integer=True)
-        handles = {
-            label: handle
-            for axes in figure.axes
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        shown_names = [names[label] for label in handles]
-        figure.legend([*handles.values()], shown_names, loc="outside lower center", ncols=columns)
+        deep = legend(figure, names, wide)
+        figure.set_size_inches(wide, 3.4 + 0.24 * deep)
         # Ticks take their colors when they are first needed, which must not be after the theme.
         figure.draw_without_rendering()
     return figure
@@ -166,7 +158,7 @@ def draw_finals(
         names = [fill(label, 48) for label in ends]
         wide = 4.8 + 0.09 * max(len(line) for name in names for line in name.splitlines())
         height = 1.3 + sum(0.2 + 0.2 * (name.count("\n") + 1) for name in names)
-        figure = _canvas(Figure(figsize=(wide, height), layout="constrained"), dark=dark)
+        figure = canvas(Figure(figsize=(wide, height), layout="constrained"), dark=dark)
         axes = figure.subplots()
         for place, (values, look) in enumerate(ends.values()):
             center = estimate(values)
@@ -192,7 +184,29 @@ def rendered(figure: Figure, kind: str, *, dark: bool = False) -> bytes:
     return out.getvalue()
 
 
-def _canvas(figure: Figure, *, dark: bool) -> Figure:
+def legend(figure: Figure, names: Mapping[str, str], wide: float) -> int:
+    """Name the curves of all panels once, below them; return how many lines of text that takes.
+
+    Args:
+        figure: Its panels' curves have labels.
+        names: How each label is written.
+        wide: Inches to fill.
+    """
+    handles = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    shown = [label for label in names if label in handles]
+    texts = [names[label] for label in shown]
+    columns = _columns(texts, wide)
+    figure.legend(
+        [handles[label] for label in shown], texts, loc="outside lower center", ncols=columns
+    )
+    return ceil(sum(text.count("\n") + 1 for text in texts) / columns)
+
+
+def canvas(figure: Figure, *, dark: bool) -> Figure:
     """Attach the canvas that draws without a screen, and let a notebook show the figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

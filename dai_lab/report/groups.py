@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,14 @@ class Group:
     """Finished runs of one setting, one for each seed."""
 
     label: str
-    """The settings that set it apart, as typed on the command line."""
+    """The settings that set it apart, as typed on the command line, or what its name says."""
     runs: tuple[Run, ...]
     knobs: Mapping[str, Any]
     """Every setting of the group, flattened to ``attack.z``."""
+    world: str = ""
+    """Where a method was tried, if the runs were named ``<study>,<world>,<algorithm>``."""
+    algorithm: str = ""
+    """Which method that was, with the settings that tell it from others of this name."""
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -42,20 +47,26 @@ def grouped(found: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Put finished runs that differ only by seed together, in the order of what varies.
 
     A seed that was run twice counts once: otherwise a copied folder would narrow the interval.
+    Runs that were all named ``<study>,<world>,<algorithm>`` go by these words, and by settings
+    only where those of one name differ.
 
     Returns:
         The groups, and a note for every run that was left out as a repetition.
     """
-    settings: dict[str, dict[str, Any]] = {}
+    whole = [run for run in found if run.problem is None]
+    by_name = bool(whole) and all(len(_words(run)) == 3 for run in whole)
+    sorts: dict[str, dict[str, Any]] = {}
+    words: dict[str, tuple[str, ...]] = {}
     members: dict[str, dict[str, Run]] = {}
     notes: list[str] = []
-    for run in found:
-        if run.problem is not None:
-            continue
+    for run in whole:
         knobs = flat({key: run.config[key] for key in run.config if key not in ASIDE})
-        name = json.dumps(knobs, sort_keys=True, default=str)
-        settings.setdefault(name, knobs)
-        seeds = members.setdefault(name, {})
+        said = _words(run) if by_name else ()
+        # An algorithm with its own knob off may be another one: names keep them apart.
+        sort = json.dumps([said, knobs], sort_keys=True, default=str)
+        sorts.setdefault(sort, knobs)
+        words[sort] = said
+        seeds = members.setdefault(sort, {})
         seed = str(run.config.get("seed"))
         if seed in seeds:
             notes.append(
@@ -65,16 +76,48 @@ def grouped(found: Sequence[Run]) -> tuple[list[Group], list[str]]:
         else:
             seeds[seed] = run
     # Folders are named by digests, so their order means nothing to a reader.
-    told = varying(list(settings.values()))
-    settings = dict(sorted(settings.items(), key=lambda item: _rank(told, item[1])))
-    labels = _labels(list(settings.values()))
-    both = zip(labels, settings.items(), strict=True)
-    groups = [Group(label, _by_seed(members[name]), knobs) for label, (name, knobs) in both]
+    told = varying(list(sorts.values()))
+    order = sorted(sorts, key=lambda sort: (_by_size(words[sort]), _rank(told, sorts[sort])))
+    everything = [(words[sort], sorts[sort], _by_seed(members[sort])) for sort in order]
+    if by_name:
+        return _named(everything), notes
+    labels = _labels([knobs for _, knobs, _ in everything])
+    both = zip(labels, everything, strict=True)
+    groups = [Group(label, runs, knobs) for label, (_, knobs, runs) in both]
     # A lone group has nothing to be told apart by, so it goes by the name it was given.
     if len(groups) == 1:
         only = groups[0]
         groups = [Group(str(only.runs[0].config.get("name", "all runs")), only.runs, only.knobs)]
     return groups, notes
+
+
+def _words(run: Run) -> tuple[str, ...]:
+    return tuple(str(run.config.get("name", "")).split(","))
+
+
+def _by_size(words: Sequence[str]) -> list[list[tuple[float, str]]]:
+    """Sort ``clients9`` before ``clients10``."""
+    pieces = [re.split(r"(\d+(?:\.\d+)?)", word) for word in words]
+    return [
+        [(float(one), "") if at % 2 else (0.0, one) for at, one in enumerate(each)]
+        for each in pieces
+    ]
+
+
+def _named(
+    everything: Sequence[tuple[tuple[str, ...], dict[str, Any], tuple[Run, ...]]],
+) -> list[Group]:
+    """Label groups by the words of their names, without those that all of them share."""
+    telling = [len({words[place] for words, _, _ in everything}) > 1 for place in (0, 1)]
+    groups = []
+    for words, knobs, runs in everything:
+        alike = [other for said, other, _ in everything if said == words]
+        turned = f", {_labels(alike)[alike.index(knobs)]}" if len(alike) > 1 else ""
+        algorithm = f"{words[2]}{turned}"
+        shown = [word for word, tells in zip(words, telling, strict=False) if tells]
+        label = ", ".join([*shown, algorithm])
+        groups.append(Group(label, runs, knobs, world=words[1], algorithm=algorithm))
+    return groups
 
 
 def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Keep a study: a small summary of its runs, from which its table can be made again."""
+"""Keep a study: a small summary of its runs, from which its tables can be made again."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,55 +11,48 @@ from typing import TYPE_CHECKING, Any
 from dai_lab.metrics import estimate, final, peak, rounds_to
 from dai_lab.report.figures import draw_curves, rendered
 from dai_lab.report.groups import grouped
+from dai_lab.report.ranking import costs, ranking, rows
 from dai_lab.report.runs import runs
+from dai_lab.report.trials import recalled, records, spread_out
+from dai_lab.report.worlds import draw_costs, draw_ranks
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 else:
-    DataFrame = Any
+    DataFrame = Figure = Any
 
-BLOCK = re.compile(r"(<!-- ours:([^>]*)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
-"""Where a study's README keeps its table; the targets stand behind the colon."""
+BLOCK = re.compile(r"(<!-- (ours|ranking|cost):([^>]*)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
+"""Where a study's README keeps a table; what it is to show stands behind the colon."""
+
+OPTIONS = {
+    "ranking": {"metric": "test_accuracy", "by": "world"},
+    "cost": {"metric": "test_accuracy", "by": "world", "target": "", "of": "bytes"},
+}
+"""What may stand behind the colon of a table of methods and worlds, and what it is if not."""
 
 
 def summarize(results: Path | str) -> DataFrame:
-    """List the finished runs of a folder, one a row, with their accuracy over rounds.
+    """List the finished runs of a folder, one a row, with their accuracy and costs over rounds.
+
+    Where every run was named ``<study>,<world>,<algorithm>``, these words are columns.
 
     Raises:
         ValueError: There is no finished run, or some run is not finished.
     """
-    from pandas import DataFrame
-
     found = runs(results)
     groups, _ = grouped(found)
     if broken := [run for run in found if run.problem]:
         raise ValueError(f"{broken[0].folder.name}: {broken[0].problem}: finish it, or delete it")
-    return DataFrame(
-        [
-            {
-                "group": group.label,
-                "seed": run.config["seed"],
-                "digest": run.folder.name,
-                "commit": run.environment.get("commit"),
-                "test_accuracy": [row.get("test_accuracy") for row in run.rounds],
-                "megabytes_up": run.rounds[-1]["bytes_up"] / 1e6,
-            }
-            for group in groups
-            for run in group.runs
-        ]
-    )
+    return spread_out(groups)
 
 
 def tabulate(summary: DataFrame, targets: Sequence[float]) -> str:
     """Write a summary as a Markdown table whose every cell is an estimate over seeds."""
     reach = [f"rounds to {target:.0%}" for target in targets]
-    head = ["", "seeds", "rounds", "final accuracy", "peak accuracy", *reach, "MB up"]
-    lines = [head, ["---"] * len(head)]
+    lines = [["", "seeds", "rounds", "final accuracy", "peak accuracy", *reach, "MB up"]]
     for label, group in summary.groupby("group", sort=False):
-        curves = [
-            [{"round": at, "test_accuracy": one} for at, one in enumerate(curve, 1)]
-            for curve in group["test_accuracy"]
-        ]
+        curves = [records(row) for row in group.to_dict("records")]
         ends = [[of(curve, "test_accuracy") for curve in curves] for of in (final, peak)]
         cells = [f"{estimate([_number(one) for one in each], missing='count')}" for each in ends]
         for target in targets:
@@ -67,19 +60,28 @@ def tabulate(summary: DataFrame, targets: Sequence[float]) -> str:
             hits = [float(rounds) for rounds in found if rounds is not None]
             never = f" ({len(found) - len(hits)} of {len(found)} never)" if None in found else ""
             cells.append(f"{estimate(hits):.1f}{never}" if hits else "never")
-        rounds = "/".join(sorted({str(len(curve)) for curve in curves}))
+        rounds = "/".join(sorted({str(curve[-1]["round"]) for curve in curves}))
         megabytes = f"{estimate(list(group['megabytes_up'])):.0f}"
         lines.append([str(label), str(len(curves)), rounds, *cells, megabytes])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return rows(lines)
 
 
 def publish(results: Path | str, study: Path | str) -> Path:
-    """Write a study's summary, its figures and the table in its README.
+    """Write a study's summary, its figures and the tables in its README.
+
+    A table stands between two comments, and is written anew:
+
+    - ``<!-- ours: 0.8 0.88 -->`` (targets of accuracy) to ``<!-- end -->``: a row a setting;
+    - ``<!-- ranking: metric=test_accuracy by=world -->``: methods by worlds, with their mean rank;
+      see :func:`dai_lab.report.ranking` for the metrics;
+    - ``<!-- cost: target=0.8 of=bytes -->``: what it took to get there, also as
+      ``target=iid:0.9,skewed:0.7`` and of ``round``, ``flops`` or ``simulated_seconds``.
+
+    The last two need runs that were named ``<study>,<world>,<algorithm>``.
 
     Args:
         results: Folder of its finished runs.
-        study: Its folder under ``experiments/``, whose README holds the lines
-            ``<!-- ours: 0.8 0.88 -->`` (targets of accuracy) and ``<!-- end -->``.
+        study: Its folder under ``experiments/``, whose README has at least one such place.
 
     Returns:
         The README.
@@ -91,31 +93,86 @@ def publish(results: Path | str, study: Path | str) -> Path:
     if not readme.exists() or not BLOCK.search(readme.read_text()):
         raise ValueError(f"{readme} needs the lines <!-- ours: 0.8 --> and <!-- end -->")
     summary = summarize(results)
-    filled = BLOCK.sub(lambda found: _filled(found, summary), readme.read_text())
-    summary.to_parquet(folder / "summary.parquet", index=False)
-    groups, _ = grouped(runs(results))
-    for name, dark in (("curves.svg", False), ("curves-dark.svg", True)):
-        figure = draw_curves(groups, metrics=("test_accuracy",), dark=dark)
-        (folder / name).write_bytes(rendered(figure, "svg", dark=dark))
+    text = readme.read_text()
+    filled = BLOCK.sub(lambda found: _filled(found, summary), text)
+    figures = _figures(results, summary, text)
+    spread = summary.to_parquet(index=False, compression="zstd")
+    (folder / "summary.parquet").write_bytes(spread)
+    for name, drawn in figures.items():
+        for suffix, dark in (("", False), ("-dark", True)):
+            (folder / f"{name}{suffix}.svg").write_bytes(rendered(drawn[dark], "svg", dark=dark))
     readme.write_text(filled)
     return readme
 
 
 def recomputed(study: Path | str) -> tuple[str, str]:
-    """Return the table a study's README shows, and what its summary says it must be."""
+    """Return the tables a study's README shows, and what its summary says they must be."""
     from pandas import read_parquet
 
-    text = Path(study, "README.md").read_text()
-    found = BLOCK.search(text)
-    assert found is not None, f"{study} has no table"
-    filled = _filled(found, read_parquet(Path(study, "summary.parquet")))
-    return found.group(0), filled
+    found = list(BLOCK.finditer(Path(study, "README.md").read_text()))
+    assert found, f"{study} has no table"
+    summary = read_parquet(Path(study, "summary.parquet"))
+    filled = [_filled(one, summary) for one in found]
+    return "\n".join(one.group(0) for one in found), "\n".join(filled)
+
+
+def _figures(results: Path | str, summary: DataFrame, text: str) -> dict[str, list[Figure]]:
+    """Draw what a README's tables are about, each on a light and a dark ground."""
+    named = "world" in summary
+    if not named:
+        groups, _ = grouped(runs(results))
+        both = [
+            draw_curves(groups, metrics=("test_accuracy",), dark=dark) for dark in (False, True)
+        ]
+        return {"curves": both}
+    trials = recalled(summary)
+    found = [_options(one)["metric"] for one in BLOCK.finditer(text) if one.group(2) == "ranking"]
+    figures = {}
+    for metric in dict.fromkeys(["test_accuracy", *found]):
+        suffix = "" if metric == "test_accuracy" else f"-{metric.replace('_', '-')}"
+        grounds = (False, True)
+        figures[f"curves{suffix}"] = [
+            draw_costs(trials, metrics=(metric,), resources=("round",), dark=dark)
+            for dark in grounds
+        ]
+        if metric in found:
+            figures[f"ranking{suffix}"] = [
+                draw_ranks(trials, metric=metric, dark=dark) for dark in grounds
+            ]
+    return figures
 
 
 def _number(value: float | None) -> float:
     return nan if value is None else value
 
 
+def _options(found: re.Match[str]) -> dict[str, str]:
+    kind, known = found.group(2), OPTIONS[found.group(2)]
+    said = dict(word.partition("=")[::2] for word in found.group(3).split())
+    if strange := [name for name in said if name not in known]:
+        raise ValueError(f"{kind}: there is no {strange[0]}: it takes {', '.join(known)}")
+    if said.get("by", "world") != "world":
+        raise ValueError(f"{kind}: by must be world, got {said['by']}")
+    return {**known, **said}
+
+
+def _targets(said: str) -> Mapping[str, float]:
+    """Read ``0.8``, or ``iid:0.9,skewed:0.7``, which may hold one without a world for the rest."""
+    pairs = [word.rpartition(":")[::2] for word in said.split(",")]
+    try:
+        return {world: float(target) for world, target in pairs}
+    except ValueError:
+        raise ValueError(f"cost: target must be 0.8 or <world>:0.8,..., got {said!r}") from None
+
+
 def _filled(found: re.Match[str], summary: DataFrame) -> str:
-    targets = [float(word) for word in found.group(2).split()]
-    return f"{found.group(1)}{tabulate(summary, targets)}{found.group(4)}"
+    start, kind, said, _, end = found.groups()
+    if kind == "ours":
+        body = tabulate(summary, [float(word) for word in said.split()])
+    elif kind == "ranking":
+        body = ranking(recalled(summary), _options(found)["metric"])
+    else:
+        options = _options(found)
+        aims = _targets(options["target"])
+        body = costs(recalled(summary), aims, metric=options["metric"], resource=options["of"])
+    return f"{start}{body}{end}"

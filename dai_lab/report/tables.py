@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dai_lab.metrics import Estimate, estimate, final, peak, rounds_to, seconds_to
+from dai_lab.metrics import Estimate, estimate
 from dai_lab.report.groups import Group, flat, grouped
+from dai_lab.report.measures import Column, columns
 from dai_lab.report.runs import Run, runs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 else:
     DataFrame = Any
-
-
-@dataclass(frozen=True)
-class Column:
-    """One measure of a finished run, and how to write it."""
-
-    name: str
-    measure: Callable[[Run], float | None]
-    spec: str = ".3f"
-    metric: str = ""
-    """Entry of the records it rests on; none for what is not in the records."""
-    short: bool = False
-    """Whether it belongs in a terminal's width."""
 
 
 def frame(groups: Sequence[Group]) -> DataFrame:
@@ -73,18 +60,12 @@ def terminal(folder: Path | str) -> str:
     return "\n".join([*lines, *broken, *(f"note: {note}" for note in notes)])
 
 
-def columns(groups: Sequence[Group]) -> list[Column]:
-    """Choose the measures that at least one finished run has."""
-    everyone = [run for group in groups for run in group.runs]
-    return [column for column in COLUMNS if any(_applies(column, run) for run in everyone)]
-
-
 def written(column: Column, group: Group) -> str:
     """Write one cell; a measure that no run of the group has is a dash."""
-    if not any(_applies(column, run) for run in group.runs):
+    if not any(column.applies(run) for run in group.runs):
         return "-"
     text = format(_cell(column, group), column.spec)
-    return text.replace("missing)", "never)") if column.name in AIMED else text
+    return text.replace("missing)", "never)") if column.aimed else text
 
 
 def markdown(groups: Sequence[Group]) -> str:
@@ -158,70 +139,6 @@ def texts(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
 def _cell(column: Column, group: Group) -> Estimate:
     values = [column.measure(run) for run in group.runs]
     return estimate([nan if value is None else value for value in values], missing="count")
-
-
-def _applies(column: Column, run: Run) -> bool:
-    """Tell a number that is missing from one that nobody asked for."""
-    if column.name in AIMED:
-        return _target(run) is not None
-    if column.metric:
-        return any(column.metric in record for record in run.rounds)
-    return column.measure(run) is not None
-
-
-def _peak(run: Run) -> float | None:
-    return peak(run.rounds, "test_accuracy")
-
-
-def _last(metric: str) -> Callable[[Run], float | None]:
-    return lambda run: final(run.rounds, metric)
-
-
-def _megabytes(metric: str) -> Callable[[Run], float | None]:
-    def measure(run: Run) -> float | None:
-        sent = final(run.rounds, metric)
-        return None if sent is None else sent / 1e6
-
-    return measure
-
-
-def _target(run: Run) -> float | None:
-    found = flat(run.config).get("evaluation.target")
-    return float(found) if isinstance(found, (int, float)) else None
-
-
-def _rounds(run: Run) -> int | None:
-    target = _target(run)
-    return None if target is None else rounds_to(run.rounds, "test_accuracy", target)
-
-
-def _time(run: Run) -> float | None:
-    return seconds_to(_rounds(run), run.seconds) if run.seconds else None
-
-
-def _seconds(run: Run) -> float | None:
-    return sum(run.seconds.values()) if run.seconds else None
-
-
-WORST, VARIANCE = "client_accuracy_worst10", "client_accuracy_variance"
-
-AIMED = ("rounds to target", "seconds to target")
-"""Measures that a run without ``evaluation.target`` does not have."""
-
-COLUMNS = (
-    Column("final accuracy", _last("test_accuracy"), metric="test_accuracy", short=True),
-    Column("peak accuracy", _peak, metric="test_accuracy"),
-    Column("final loss", _last("test_loss"), metric="test_loss", short=True),
-    Column("client accuracy", _last("client_accuracy"), metric="client_accuracy"),
-    Column("worst 10 % of clients", _last(WORST), metric=WORST, short=True),
-    Column("variance over clients", _last(VARIANCE), ".4f", metric=VARIANCE),
-    Column("rounds to target", _rounds, ".1f", short=True),
-    Column("seconds to target", _time, ".1f"),
-    Column("MB up", _megabytes("bytes_up"), ".2f", metric="bytes_up"),
-    Column("MB down", _megabytes("bytes_down"), ".2f", metric="bytes_down"),
-    Column("seconds", _seconds, ".1f"),
-)
-"""What is measured of every run, in the order of the tables."""
 
 
 def _one_line(text: str) -> str:

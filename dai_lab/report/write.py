@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from dai_lab.metrics import final
 from dai_lab.report.commands import command
-from dai_lab.report.figures import METRICS, draw_curves, draw_finals, rendered
+from dai_lab.report.depictions import FIGURES, depictions
+from dai_lab.report.figures import rendered
 from dai_lab.report.groups import TARGET, Group, common, flat, grouped, varying
 from dai_lab.report.runs import Run, runs
 from dai_lab.report.tables import every_run, latex, markdown, spelled, texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    Figure = Any
 
 
 def report(folder: Path | str) -> Path:
@@ -41,20 +34,23 @@ def report(folder: Path | str) -> Path:
     found = runs(root)
     groups, repeated = grouped(found)
     out = root / "report"
-    figures = _figures(groups)
     written: dict[str, bytes | str] = {
         "table.md": markdown(groups),
         "table.tex": latex(groups),
         "table.csv": spelled(groups).to_csv(index=False),
         "runs.csv": every_run(found, groups).to_csv(index=False),
-        "report.html": _page(root, found, groups, repeated, figures),
     }
-    for name, (draw, _) in figures.items():
-        figure = draw()
-        written |= {f"{name}.{kind}": rendered(figure, kind) for kind in ("svg", "png")}
+    figures = []
+    for name, (draw, caption) in depictions(groups).items():
+        light, dark = draw(), rendered(draw(dark=True), "svg", dark=True)
+        both = {kind: rendered(light, kind) for kind in ("svg", "png")}
+        written |= {f"{name}.{kind}": drawn for kind, drawn in both.items()}
+        shown = {"light": _inline(both["svg"]), "dark": _inline(dark), "caption": caption}
+        figures.append(shown)
+    written["report.html"] = _page(root, found, groups, repeated, figures)
     try:
         out.mkdir(exist_ok=True)
-        for stale in ("curves", "final"):
+        for stale in FIGURES:
             for kind in ("svg", "png"):
                 (out / f"{stale}.{kind}").unlink(missing_ok=True)
         for name, content in written.items():
@@ -65,42 +61,12 @@ def report(folder: Path | str) -> Path:
     return out / "report.html"
 
 
-def _figures(groups: Sequence[Group]) -> dict[str, tuple[Callable[..., Figure], str]]:
-    """Name the figures this study has data for, how to draw each, and what it shows."""
-    seen = {name for group in groups for run in group.runs for row in run.rounds for name in row}
-    found: dict[str, tuple[Callable[..., Figure], str]] = {}
-    drawn = [
-        name
-        for name in METRICS
-        if any(
-            isinstance(row.get(name), (int, float))
-            for group in groups
-            for run in group.runs
-            for row in run.rounds
-        )
-    ]
-    if drawn:
-        said = ", ".join(METRICS[name] for name in drawn)
-        found["curves"] = (
-            partial(draw_curves, groups),
-            f"Over rounds: {said}. Lines are interquartile means over seeds, bands 95 % intervals.",
-        )
-    ends = [name for name in ("test_accuracy", "test_loss") if name in seen]
-    for name in ends[:1]:
-        if any(final(run.rounds, name) is not None for group in groups for run in group.runs):
-            found["final"] = (
-                partial(draw_finals, groups, metric=name),
-                f"Final {METRICS[name]}: interquartile mean, 95 % interval, and a tick per seed.",
-            )
-    return found
-
-
 def _page(
     root: Path,
     found: Sequence[Run],
     groups: Sequence[Group],
     repeated: Sequence[str],
-    figures: Mapping[str, tuple[Callable[..., Figure], str]],
+    figures: Sequence[Mapping[str, str]],
 ) -> str:
     from jinja2 import Environment, StrictUndefined
 
@@ -117,14 +83,7 @@ def _page(
         differ=[name.removesuffix(f".{TARGET}") for name in varying(knobs)],
         head=head,
         body=body,
-        figures=[
-            {
-                "light": _inline(draw(), dark=False),
-                "dark": _inline(draw(dark=True), dark=True),
-                "caption": caption,
-            }
-            for draw, caption in figures.values()
-        ],
+        figures=figures,
         broken=[
             {"folder": _short(run, root), "problem": run.problem} for run in found if run.problem
         ],
@@ -147,8 +106,8 @@ def _page(
     )
 
 
-def _inline(figure: Figure, *, dark: bool) -> str:
-    return b64encode(rendered(figure, "svg", dark=dark)).decode()
+def _inline(drawn: bytes) -> str:
+    return b64encode(drawn).decode()
 
 
 def _short(run: Run, root: Path) -> str:
