@@ -154,7 +154,7 @@ def test_ifca_tells_two_populations_of_opposite_labels_apart():
     """Six clients, half of which call 1 what the others call 0; from most starts each finds its
     own kind, and then one model is right for each where no common one can be."""
     apart = 0
-    for seed in range(10):
+    for seed in range(5):
         stream = Key(seed).stream()
         inputs = torch.randn(6 * 20, 4, generator=stream)
         truth = (inputs @ torch.randn(4, generator=stream) > 0).long()
@@ -164,7 +164,7 @@ def test_ifca_tells_two_populations_of_opposite_labels_apart():
         what = Task(model, Examples(inputs, truth ^ lies), dealt)
         everyone = tuple(range(6))
         state = play(
-            what, (everyone,) * 6, (partial(ifca, clusters=2), ifca_server), epochs=3, rate=0.3
+            what, (everyone,) * 12, (partial(ifca, clusters=2), ifca_server), epochs=3, rate=0.3
         )
         chosen = best_cluster(what, state, everyone, key=Key(0), compute=Compute())
         if chosen[0].equal(chosen[1]):
@@ -173,4 +173,4 @@ def test_ifca_tells_two_populations_of_opposite_labels_apart():
         outputs = [model(row, inputs[dealt[at]]) for at, row in enumerate(chosen)]
         right = torch.cat(outputs).argmax(1) == what.data.targets
         assert right.float().mean() > 0.9
-    assert apart >= 8
+    assert apart >= 4
