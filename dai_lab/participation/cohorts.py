@@ -29,10 +29,8 @@ def uniform(
     Source:
         McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"cohort.fraction must be above 0 and at most 1, got {fraction}")
     clients = len(sizes)
-    size = max(1, round(fraction * clients))
+    size = places(fraction, clients)
     if clients > FEW and size < clients / 4:
         return tuple(sorted(_few_of_many(clients, size, key.stream())))
     drawn = torch.randperm(clients, generator=key.stream())[:size]
@@ -74,3 +72,48 @@ def poisson(
     # In float64 a coin of 1 - 2**-24 or less cannot round up and miss a rate near 1.
     coins = torch.rand(len(sizes), generator=key.stream(), dtype=torch.float64)
     return tuple((coins < rate).nonzero().flatten().tolist())
+
+
+def by_size(
+    sizes: Int[Tensor, "clients"], *, now: float = 0.0, key: Key, fraction: float = 1.0
+) -> tuple[int, ...]:
+    """Draw a fixed share of all clients, each place with chances as its candidates' examples.
+
+    Nobody is drawn twice, and who holds nothing is never drawn. So who holds twice as much is
+    twice as likely to be drawn first, but less than twice as likely to take part, and with
+    ``fraction`` 1 all who hold something do. Scheme I of Li et al. 2020
+    (arXiv:1907.02189) draws with replacement instead, lets a client count as often as it was
+    drawn, and takes the plain mean, which is unbiased; here a mean by examples counts size once
+    in the draw and once more in the mean.
+
+    Args:
+        sizes: Examples every registered client holds.
+        now: Unused; everyone is always there.
+        key: Where they are drawn.
+        fraction: Share to draw, in (0, 1]; rounded to whole clients, but at least one, and no
+            more than hold something.
+
+    Raises:
+        ValueError: A fraction out of range.
+
+    Source:
+        Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir", Information
+        Processing Letters 97(5), algorithm A; in logarithms, as a race of exponential clocks.
+    """
+    size = places(fraction, len(sizes))
+    holding = sizes.nonzero().flatten()
+    coins = torch.rand(len(holding), generator=key.stream(), dtype=torch.float64)
+    # Not exponential_, whose numbers depend on how torch was built.
+    first = (-torch.log1p(-coins) / sizes[holding]).argsort()[:size]
+    return tuple(holding[first].sort().values.tolist())
+
+
+def places(fraction: float, clients: int) -> int:
+    """Count the places in a cohort: a share of all clients in whole ones, but at least one.
+
+    Raises:
+        ValueError: A fraction out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"cohort.fraction must be above 0 and at most 1, got {fraction}")
+    return max(1, round(fraction * clients))
