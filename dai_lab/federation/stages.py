@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ NOTHING = {
     "seconds": 0.0,
 }
 """The record of a round nobody joined."""
+
+AGAIN = 60.0
+"""Simulated seconds after which a server that found too few clients looks again."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,17 @@ def together(
     if us.profiles is not None:
         counts |= {"unfit": unfit, "dropped": failing}
     holds = bool(cohort) and int(us.task.shards.sizes[list(cohort)].sum())
+    # Without it the hour would never come at which somebody is there.
+    nothing = {**NOTHING, "seconds": 0.0 if us.profiles is None else AGAIN}
     if not away and not holds:
-        return state, {**counts, **NOTHING}
+        return state, {**counts, **nothing}
     try:
         return _carried_out(us, train, state, number, key, clock, cohort, now, counts)
     except TooFew as few:
         if number == 1:
             raise
         # A small cohort drawn by chance must not end a long run for good.
-        return state, {**counts, **NOTHING, "skipped": str(few)}
+        return state, {**counts, **nothing, "skipped": str(few)}
 
 
 def _present(
@@ -123,19 +128,19 @@ def _carried_out(
     spent: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0, "flops": 0.0}
     liars: tuple[int, ...] = tuple(client for client in cohort if client in us.hostile)
     changed = 0
+    learned: Mapping[str, Tensor] = {}
     mail = _flying(state)
     if cohort:
         with clock("train"):
             updates = train(state, state.params, cohort, key=key / "local", round=number)
-        state = learn(state, cohort, updates)
         with clock("protect"):
             rows, changed = _told(us, updates.rows, cohort, key)
             shapes = us.task.model.shapes
             sent = us.compression(
                 rows, clients=cohort, state=state, shapes=shapes, key=key / "compression"
             )
-            for name, learned in sent.learned.items():
-                state = state.remember(state.keep(name, cohort, learned))
+        learned = {**updates.learned, **sent.learned}
+        state = state.remember(updates.memory)
         up = min(sent.bytes / len(cohort), math.inf if updates.up is None else float(updates.up))
         width = updates.rows.shape[1] * updates.rows.itemsize
         down = width if updates.down is None else updates.down
@@ -146,12 +151,20 @@ def _carried_out(
         }
         finish = now + _seconds(us, cohort, updates.looks, up, down)
         born = torch.full((len(cohort),), number)
-        fresh = Mail(cohort, sent.rows, updates.weights, updates.losses, finish, born)
+        weights, losses = updates.weights.cpu(), updates.losses.cpu()
+        fresh = Mail(cohort, sent.rows, weights, losses, finish, born)
         mail = fresh if mail is None else _joined(mail, fresh)
     assert mail is not None
     pace = us.pace(mail.finish - now, number - mail.born, key=key / "pace")
     state = _sent_off(state, mail, ~pace.taken if pace.flying else pace.taken & False)
     late = 0 if pace.flying else int((~pace.taken).sum())
+    taken = dict(zip(mail.clients, pace.taken.tolist(), strict=True))
+    # Whoever is sent home stops where it is, and remembers nothing of this round.
+    stay = [at for at, client in enumerate(cohort) if pace.flying or taken[client]]
+    if stay:
+        for name, memories in learned.items():
+            who = [cohort[at] for at in stay]
+            state = state.remember(state.keep(name, who, memories[stay]))
     if us.profiles is not None:
         counts = {**counts, "dropped": counts["dropped"] + late}
     mail = mail.some(pace.taken)
@@ -242,7 +255,9 @@ def _flying(state: State) -> Mail | None:
     if "flying/clients" not in state.memory:
         return None
     clients = tuple(state.memory["flying/clients"].tolist())
-    return Mail(clients, *(state.memory[f"flying/{name}"] for name in FLYING))
+    rows, *others = (state.memory[f"flying/{name}"] for name in FLYING)
+    # A run that goes on has moved all its memories to where it computes.
+    return Mail(clients, rows, *(one.cpu() for one in others))
 
 
 def _sent_off(state: State, mail: Mail, rest: Bool[Tensor, "_"]) -> State:
