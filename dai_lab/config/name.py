@@ -19,6 +19,9 @@ from dai_lab.config.schema import FOLDER, is_folder
 BESIDES = ("compute", "engine", "hydra", "name", "results", "tracker")
 """Settings that change where a run happens or who watches, but nothing it computes."""
 
+FILES = ("cohort", "data", "devices")
+"""Groups whose part may read a user's own file, named by ``path``."""
+
 
 def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     """Name a run by what it computes, not by where or how it is watched.
@@ -26,8 +29,8 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     Equal numbers are one setting: ``1`` and ``1.0`` give the same name (and :func:`build` hands
     a part the kind of number it asks for). A part from outside the lab counts with its source
     and that of its neighbors it calls, so an edited notebook cell names a new run; the lab's
-    own code is recorded with each run instead. Data counts by what is in a user's file, wherever
-    it lies.
+    own code is recorded with each run instead. A user's file counts by what is in it, wherever it
+    lies.
 
     Args:
         cfg: A composed experiment, as a ``DictConfig`` or plain dictionaries.
@@ -39,8 +42,9 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     science = OmegaConf.masked_copy(plain, [str(key) for key in plain if key not in left_out])
     science._set_parent(plain)  # so that references to what is left out still resolve
     settings = OmegaConf.to_container(science, resolve=True, enum_to_str=True)
-    if isinstance(settings, dict) and isinstance(settings.get("data"), dict):
-        settings["data"] = by_content(settings["data"])
+    for group in FILES:
+        if isinstance(settings, dict) and isinstance(settings.get(group), dict):
+            settings[group] = by_content(settings[group], ("root",) if group == "data" else ())
     precision = (plain.get("compute") or {}).get("precision", "float32")
     if isinstance(settings, dict) and precision != "float32":
         settings["precision"] = precision  # not how, but what is computed
@@ -49,9 +53,9 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     return hashlib.sha256((named + foreign).encode()).hexdigest()[:10]
 
 
-def by_content(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Name data by what it is, not by where it lies: a user's own file may change."""
-    named = {knob: value for knob, value in data.items() if knob != "root"}
+def by_content(part: Mapping[str, Any], besides: Iterable[str] = ("root",)) -> dict[str, Any]:
+    """Name a file by what is in it, not by where it lies: a user's own may change."""
+    named = {knob: value for knob, value in part.items() if knob not in besides}
     path = Path(str(named.get("path") or "")).expanduser()
     if path.is_file():
         with path.open("rb") as file:
