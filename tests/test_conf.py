@@ -49,12 +49,22 @@ def own_file(tmp_path):
     return path
 
 
+@pytest.fixture
+def own_table(tmp_path):
+    path = tmp_path / "own.csv"
+    head = "client,start,end,gflops,down_mbps,up_mbps,memory_mb,failing"
+    path.write_text("\n".join([head, *(f"{client},0,9,1,8,2,100,0" for client in range(4))]))
+    return path
+
+
 @pytest.mark.parametrize("choice", PARTS)
-def test_every_yaml_survives_a_round(choice, tmp_path, own_file, monkeypatch):
+def test_every_yaml_survives_a_round(choice, tmp_path, own_file, own_table, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     extra = []
     if choice == "data=file" or choice.startswith("model="):
         extra += ["data=file", f"data.path={own_file}"]
+    if choice in ("cohort=trace", "devices=table"):
+        extra += [f"{choice.partition('=')[0]}.path={own_table}"]
     if choice.startswith("attack="):
         extra += ["federation.hostile=1"]
     if any(word in choice for word in ("fedper", "fedrep", "body")):
