@@ -104,7 +104,8 @@ def by_size(
     holding = sizes.nonzero().flatten()
     coins = torch.rand(len(holding), generator=key.stream(), dtype=torch.float64)
     # Not exponential_, whose numbers depend on how torch was built.
-    first = (-torch.log1p(-coins) / sizes[holding]).argsort()[:size]
+    clocks = -torch.log1p(-coins) / sizes[holding]
+    first = clocks.topk(min(size, len(holding)), largest=False).indices
     return tuple(holding[first].sort().values.tolist())
 
 
