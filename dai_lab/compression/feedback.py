@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from dai_lab.compression.plain import finite
 from dai_lab.core import Compression, Key, Rows, Sent, State
 
 RESIDUAL = "clients/residual"
@@ -47,5 +48,6 @@ def error_feedback(
     if RESIDUAL in sent.learned:
         raise ValueError("compression.then is error_feedback already: one memory is enough")
     left = meant - sent.rows
-    left = torch.where(left.isfinite().all(dim=1, keepdim=True), left, owed)
+    lost = ~finite(left)
+    left[lost] = owed[lost]
     return Sent(sent.rows, sent.bytes, {**sent.learned, RESIDUAL: left})

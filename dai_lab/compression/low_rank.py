@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from dai_lab.compression.plain import finite
 from dai_lab.core import Key, Rows, Sent, State
 
 
@@ -55,30 +56,27 @@ def power_sgd(
     for row, client in enumerate(clients):
         drawn[row] = torch.randn(sum(lengths), generator=(key / client).stream(), dtype=rows.dtype)
     starts = state.recall("clients/factors", clients, drawn)
-    finite = rows.isfinite().all(dim=1)[:, None, None]
+    lost = ~finite(rows)[:, None, None]
     sent, ends = rows.clone(), []
     numbers = rows.shape[1]
     for (at, m, n), start in zip(matrices, starts.split(lengths, dim=1), strict=True):
         there = slice(at, at + m * n)
-        matrix = torch.where(finite, rows[:, there].unflatten(1, (m, n)), 0.0)
+        # Zeros teach nothing; what a factorization makes of NaN is anyone's guess.
+        matrix = rows[:, there].unflatten(1, (m, n)).masked_fill(lost, 0.0)
         short = matrix if m <= n else matrix.mT
         start = start.unflatten(1, (max(m, n), -1))
-        # Without this, factors of a matrix of huge or tiny entries have products out of range.
-        basis = torch.linalg.qr(short / _largest(short).clamp_min(1e-30) @ start).Q
+        basis = torch.linalg.qr(short @ start).Q
         factor = short.mT @ basis
         product = basis @ factor.mT
-        product = torch.where(finite, product if m <= n else product.mT, torch.nan)
+        product = (product if m <= n else product.mT).masked_fill(lost, torch.nan)
         sent[:, there] = product.flatten(1)
-        size = _largest(factor)
+        # Starts of about length 1 keep what they are multiplied with in range.
+        size = factor.abs().amax(dim=(1, 2), keepdim=True)
         learned = torch.where((size > 0) & size.isfinite(), factor / size, start)
         ends.append(learned.flatten(1))
         numbers += min(rank, m, n) * (m + n) - m * n
     memory = {"clients/factors": torch.cat(ends, dim=1)} if ends else {}
     return Sent(sent, numbers * rows.itemsize * len(rows), memory)
-
-
-def _largest(matrices: torch.Tensor) -> torch.Tensor:
-    return matrices.abs().amax(dim=(1, 2), keepdim=True)
 
 
 def _matrices(shapes: Sequence[Sequence[int]], width: int) -> Iterator[tuple[int, int, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dai_lab.compression.plain import whole_bytes
+from dai_lab.compression.plain import finite, whole_bytes
 from dai_lab.core import Key, Rows, Sent, State
 
 FINEST = 2**20
@@ -48,15 +48,14 @@ def qsgd(
     chances = torch.empty(rows.shape, dtype=rows.dtype)
     for row, client in enumerate(clients):
         torch.rand(rows.shape[1], generator=(key / client).stream(), out=chances[row])
-    # In float64 squares neither overflow nor vanish.
+    # In float64 squares neither overflow nor vanish, and no entry comes out above the norm.
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
     norms = norms.to(rows.dtype)
-    places = torch.where(norms > 0, rows.abs() / norms, 0.0).nan_to_num_(nan=0.0).mul_(levels)
+    # Of a row of zeros, or one that is not finite, every entry is at level 0 of its norm.
+    places = rows.abs().div_(norms).nan_to_num_(nan=0.0).mul_(levels)
     steps = places.floor()
-    steps += chances.to(rows.device) < places - steps
-    sent = steps.clamp_max_(levels).copysign_(rows) * (norms / levels)
-    # An infinite norm times level 0 is NaN already; times any other it would be infinity.
-    sent = torch.where(norms.isfinite(), sent, torch.nan)
+    steps += chances.to(rows.device) < places.sub_(steps)
+    sent = steps.copysign_(rows).mul_(norms / levels)
     bits = (2 * levels).bit_length()
     cost = rows.itemsize + whole_bytes(rows.shape[1] * bits)
     return Sent(sent, cost * len(rows))
@@ -96,7 +95,6 @@ def sign(
         scale = rows.abs().mean(dim=1, keepdim=True, dtype=torch.float64).to(rows.dtype)
         cost = whole_bytes(width) + rows.itemsize
     else:
-        finite = rows.isfinite().all(dim=1, keepdim=True)
-        scale = torch.where(finite, 1.0, torch.nan).to(rows.dtype)
+        scale = torch.where(finite(rows), 1.0, torch.nan).to(rows.dtype).unsqueeze(1)
         cost = whole_bytes(width + 1)
     return Sent(torch.where(rows >= 0, scale, -scale), cost * len(rows))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dai_lab.compression.plain import whole_bytes
+from dai_lab.compression.plain import finite, whole_bytes
 from dai_lab.core import Key, Rows, Sent, State
 
 SEED = 8
@@ -93,7 +93,7 @@ def random_k(
         drawn[row] = torch.randperm(width, generator=(key / client).stream())[:count]
     drawn = drawn.to(rows.device)
     values = rows.gather(1, drawn) * (width / count if unbiased else 1.0)
-    values[~rows.isfinite().all(dim=1)] = torch.nan
+    values[~finite(rows)] = torch.nan
     sent = torch.zeros_like(rows).scatter_(1, drawn, values)
     return Sent(sent, (count * rows.itemsize + SEED) * len(rows))
 

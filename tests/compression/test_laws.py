@@ -122,6 +122,14 @@ def test_huge_and_tiny_rows_are_rows_in_another_unit(name, scale, seed):
     torch.testing.assert_close(scaled / scale, plain)
 
 
+@pytest.mark.parametrize("name", ["top_k", "random_k as it is", "signs alone", "sign", "dense"])
+def test_a_row_whose_sum_is_out_of_range_is_finite_all_the_same(name):
+    meant = torch.full((2, PARAMS), 2e38)
+    assert meant.sum(1).isinf().all()
+    sent = send(PARTS[name], meant).rows
+    assert sent.isfinite().all() and sent.any(1).all()
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_rows_of_zeros_arrive_as_zeros_or_bare_signs(name):
     sent = send(PARTS[name], torch.zeros(3, PARAMS)).rows
