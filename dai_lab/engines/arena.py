@@ -9,13 +9,13 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-Places: TypeAlias = Mapping[str, tuple[str, list[int], list[int], int]]
+Places: TypeAlias = Mapping[str, Sequence[Any]]
 """Where each tensor lies, fit for JSON: type, shape, strides, and the first byte."""
 
 ALIGNED = 64

@@ -17,8 +17,13 @@ from dai_lab.engines.parcel import pack
 FORKS = sys.platform == "linux"
 """Whether a process that has imported torch may be copied; elsewhere each worker starts anew."""
 
-ALONE = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-"""One thread each, from the first import: who has none to spare can be copied."""
+ALONE = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+"""One thread and no GPU from the first import: only a process without threads can be copied."""
 
 
 class Worker:

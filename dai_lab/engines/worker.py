@@ -53,17 +53,20 @@ def main(line: int, parcel: int, orders: int, forks: bool) -> None:
         os.dup2(2, 1)  # what user code prints must not mix with the lab's output
     torch.set_num_threads(1)
     wanted = socket.socket(fileno=line)
-    with wanted.makefile("r") as heard:
+    said = ""
+    with contextlib.suppress(OSError), wanted.makefile("r") as heard:
         said = heard.readline()
     if not said:
         return
     places: Places = json.loads(said)
     try:
-        trade = Trade(*unpack(Arena(parcel, private=True), places), Arena(orders))
+        local, task, compute = unpack(Arena(parcel, private=True), places)
     except BaseException as error:
         reply = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        wanted.sendall(json.dumps(reply).encode() + b"\n")
+        with contextlib.suppress(OSError):
+            wanted.sendall(json.dumps(reply).encode() + b"\n")
         return
+    trade = Trade(local, task, compute, Arena(orders))
     gc.freeze()  # so that collecting garbage does not copy what is shared
     children: set[int] = set()
     for descriptors in requests(wanted):
@@ -101,10 +104,12 @@ def serve(trade: Trade, line: int, answers: int) -> NoReturn:
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def hear() -> None:
-        with dealer.makefile("r") as heard:
-            for each in heard:
-                commands.put(json.loads(each))
-        os._exit(0)  # even in the middle of training
+        try:
+            with dealer.makefile("r") as heard:
+                for each in heard:
+                    commands.put(json.loads(each))
+        finally:
+            os._exit(0)  # even in the middle of training
 
     threading.Thread(target=hear, daemon=True).start()
     while True:
