@@ -25,7 +25,7 @@ from setting import RATE, Setting, finished, load, options, played, ready
 
 @cache
 def opened(folder: Path, task: str, loader: bool) -> tuple[Setting, torch.nn.Module]:
-    """Open data and network once a process; forked workers find them open."""
+    """Open data and network once; forked workers find them open."""
     setting = load(folder, task, loader=loader)
     return setting, setting.network()
 
@@ -37,6 +37,7 @@ class Data:
         self.place = place
 
     def get_dataset(self, type_, cid):
+        """Nobody asks for it."""
         raise NotImplementedError
 
     def set_dataset(self, type_, cid, dataset) -> None:
@@ -54,6 +55,7 @@ class Models:
         self.place = place
 
     def select_model(self, model_name):
+        """Copy the network everybody starts from."""
         return copy.deepcopy(opened(*self.place)[1])
 
 
@@ -87,7 +89,7 @@ def main() -> None:
     """Play rounds as BlazeFL's quickstart does."""
     asked = options()
     place = (asked.data, asked.task, asked.loader)
-    setting, network = opened(*place)
+    setting = opened(*place)[0]
     models, data = Models(*place), Data(*place)
     handler = FedAvgBaseServerHandler(
         model_selector=models,

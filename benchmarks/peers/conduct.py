@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import memory
+
 MARK = "@@ "
 TOKEN = "PEERS_TOKEN"
 PATIENCE = 180.0
@@ -102,25 +104,12 @@ class Engine:
             self.process.stdin.flush()
 
     def members(self) -> list[int]:
-        """Find all processes that inherited this engine's token, wherever they hang by now."""
-        wanted = f"{TOKEN}={self.token}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return found
+        """Find all processes of this engine: they inherited its token."""
+        return memory.family(f"{TOKEN}={self.token}".encode())
 
     def megabytes(self) -> float:
-        """Add up the engine's memory, a page that n processes share counted once (PSS)."""
-        total = 0
-        for member in self.members():
-            with suppress(OSError):
-                for line in Path(f"/proc/{member}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1])
-        return total / 1024
+        """Weigh the whole engine."""
+        return memory.megabytes(self.members())
 
     def end(self) -> str:
         """End every process of this engine and return the last it said."""
@@ -138,16 +127,15 @@ def alternate(
 ) -> Run:
     """Play ``warm`` rounds to warm up and weigh, then ``rounds`` timed ones, by turns."""
     log = more.pop("log")
-    us, them = Engine(command, log, **more), None
+    us = Engine(command, log, **more)
+    them = Engine(loop, log.with_suffix(".loop"))
     seconds: tuple[list[float], list[float]] = ([], [])
     try:
-        _, heaviest = us.hear("ready", weigh=0.5)
+        _, heaviest = us.hear("ready", weigh=1.0)
+        them.hear("ready")
         for _ in range(warm):
             us.go()
-            heaviest = max(heaviest, us.hear("seconds", weigh=0.1)[1], us.megabytes())
-        # The loop starts only now: pages of torch that it maps too would weigh half.
-        them = Engine(loop, log.with_suffix(".loop"))
-        them.hear("ready")
+            heaviest = max(heaviest, us.hear("seconds", weigh=0.25)[1], us.megabytes())
         for _ in range(warm):
             them.go()
             them.hear("seconds")
@@ -156,14 +144,14 @@ def alternate(
                 player = (us, them)[side]
                 player.go()
                 seconds[side].append(player.hear("seconds")[0])
+        heaviest = max(heaviest, us.megabytes())
         us.go()
         them.go()
         ours, _ = us.hear("accuracy")
         theirs, _ = them.hear("accuracy")
     finally:
         us.end()
-        if them is not None:
-            them.end()
+        them.end()
     return Run(
         run.engine,
         run.mode,

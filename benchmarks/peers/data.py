@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,3 @@ def write(folder: Path) -> None:
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array.contiguous().numpy())
     (folder / "tasks.json").write_text(json.dumps(sizes))
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]))

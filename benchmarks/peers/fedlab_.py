@@ -29,11 +29,13 @@ class Timed(StandalonePipeline):
     """The pipeline, which calls ``evaluate`` after every round."""
 
     def main(self) -> None:
+        """Play all rounds."""
         ready()
         self.before = time.perf_counter()
         super().main()
 
     def evaluate(self) -> None:
+        """Report the round."""
         played(time.perf_counter() - self.before)
         self.before = time.perf_counter()
 

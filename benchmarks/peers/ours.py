@@ -15,6 +15,7 @@ from dai_lab.core import Compute, Examples, Key, Shards, State, Task, Training
 from dai_lab.learning import fedavg, sgd
 from dai_lab.models import flat
 
+
 def ours(workers: int, task: Task, batch: int) -> AbstractContextManager[Training]:
     """Open the engine as a user would: one process on one thread, or worker processes."""
     local = partial(sgd, batch_size=batch, rate=RATE)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peers import data
 from benchmarks.peers.conduct import Run, alternate
 from benchmarks.peers.environments import interpreter
 
@@ -146,9 +146,7 @@ def main() -> None:
     parser.add_argument("--loader", action="store_true", help="peers' batches by DataLoader")
     asked = parser.parse_args()
     began, runs, failed = time.monotonic(), [], []
-    # A process of its own, for this one must not map torch: shared pages would weigh half.
-    words = [sys.executable, "-m", "benchmarks.peers.data", str(CACHE / "data")]
-    subprocess.run(words, check=True, cwd=HERE.parents[1])
+    data.write(CACHE / "data")
     peers = asked.peers.split(",")
     engines = [each for each in MODES if each in ("ours", "loop") or each.split(",")[0] in peers]
     print(

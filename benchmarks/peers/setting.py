@@ -1,7 +1,7 @@
-"""What every engine is given, in every environment: tasks, data, network, plain training, protocol.
+"""What every engine is given, in every environment: data, network, plain training, protocol.
 
-Nothing here needs more than torch and numpy, so that each peer's environment can import it. Data are
-memory-mapped: engines with several processes share the pages, as a careful user would arrange.
+Nothing here needs more than torch and numpy, so that each peer's environment can import it. Data
+are memory-mapped: engines with several processes share the pages, as a careful user arranges.
 
 The protocol: an engine calls ``ready`` when everything is set up, plays a round each time ``ready``
 or ``played`` returns, reports it with ``played``, and ends with ``finished``.
