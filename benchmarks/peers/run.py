@@ -26,7 +26,7 @@ from benchmarks.peers.environments import interpreter
 HERE = Path(__file__).parent
 CACHE = HERE / ".envs"
 WARM = 2
-ROUNDS = {"mlp": 20, "tiny": 12, "cnn": 8}
+ROUNDS = {"mlp": 20, "tiny": 12, "cnn": 6}
 CLOSE = 0.015
 """How far from the loop's an accuracy may end."""
 SCRIPTS = {
