@@ -1,0 +1,1 @@
+"""Our simulator against others."""
