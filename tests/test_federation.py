@@ -135,6 +135,19 @@ def test_models_are_judged_every_so_often_and_at_the_end():
     assert [number for number, one in enumerate(records, 1) if "test_loss" in one] == [2, 4, 5]
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_server_counts_those_who_took_part_as_the_mean_does(weighted):
+    us = federation(
+        "+algorithm=scaffold", "partition=dirichlet", "partition.alpha=0.3", "cohort=uniform",
+        "cohort.fraction=0.4", f"aggregator.weighted={str(weighted).lower()}",
+    )  # fmt: skip
+    state = played(us, rounds=4)[-1].state
+    sizes = us.task.shards.sizes.float() if weighted else torch.ones(5)
+    own = state.recall("clients/control", range(5), torch.zeros(us.task.model.params))
+    expected = (sizes / sizes.sum()) @ own
+    torch.testing.assert_close(state.memory["server/control"], expected, rtol=1e-3, atol=1e-6)
+
+
 def test_bytes_add_up():
     us = federation("cohort.fraction=0.6")
     for number, one in enumerate(played(us, rounds=3), 1):

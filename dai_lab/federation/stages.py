@@ -155,7 +155,6 @@ def _carried_out(
     if us.profiles is not None:
         counts = {**counts, "dropped": counts["dropped"] + late}
     mail = mail.some(pace.taken)
-    joined = len(mail.clients) / len(us.task.shards)
     spent |= {"seconds": pace.until}
     if not mail.clients:
         return state, {**counts, **NOTHING, **spent}
@@ -168,8 +167,7 @@ def _carried_out(
         visible = us.secagg(rows, weights, clients=mail.clients, key=key / "secagg")
     with clock("aggregate"):
         update = us.aggregator(visible)
-        taking = state.remember({"federation/participation": torch.tensor(joined)})
-        after = us.server(taking, update)
+        after = us.server(state.remember(_spoken_for(us, mail)), update)
     lying = torch.tensor([client in us.hostile for client in mail.clients])
     record: dict[str, Any] = {
         **counts,
@@ -221,6 +219,14 @@ def mean(values: Float[Tensor, "_"], weights: Float[Tensor, "_"]) -> float | Non
     """Mean over clients by their examples; ``None`` where nobody has any."""
     total = float(weights.sum())
     return float((values * weights.to(values.device)).sum()) / total if total else None
+
+
+def _spoken_for(us: Federation, mail: Mail) -> dict[str, Tensor]:
+    """Say what share of all clients, and of all examples, a round's update speaks for."""
+    sizes = us.task.shards.sizes
+    clients = torch.tensor(len(mail.clients) / len(sizes))
+    examples = sizes[list(mail.clients)].sum() / sizes.sum()
+    return {"federation/participation": clients, "federation/examples": examples}
 
 
 def _seconds(

@@ -186,6 +186,15 @@ def of_width(name: str, update: Vector, width: int) -> None:
         )
 
 
+def joined_by(state: State, weighted: bool) -> Tensor:
+    """Say what share of the federation a mean speaks for.
+
+    Counted as the mean counts: else what a server adds up over rounds is not the mean of what
+    all clients hold, and clients of unequal sizes in turn are led away from the optimum.
+    """
+    return state.memory["federation/examples" if weighted else "federation/participation"]
+
+
 def above_zero(knob: str, value: float) -> None:
     """Refuse a knob that makes no step."""
     if not value > 0:

@@ -1,7 +1,6 @@
 """Federated algorithms against slow twins, written from the papers' pseudo code on plain torch.
 
-Of ours a twin borrows the order of examples and nothing else: the network is a ``torch.nn`` module,
-gradients are autograd's, every client has its turn in a Python loop.
+Of ours a twin borrows the order of examples and nothing else.
 """
 
 from copy import deepcopy
@@ -50,8 +49,11 @@ def ours(train, server, *, method, memory=None, weighted=True, cohorts=COHORTS, 
             WHAT, state, state.params, cohort, key=KEY / number, round=number,
             compute=Compute(method=method, group=2), **knobs,
         )  # fmt: skip
-        joined = torch.tensor(len(cohort) / TOTAL)
-        state = learn(state, cohort, found).remember({"federation/participation": joined})
+        joined = {
+            "federation/participation": torch.tensor(len(cohort) / TOTAL),
+            "federation/examples": torch.tensor(share_of_all(cohort)),
+        }
+        state = learn(state, cohort, found).remember(joined)
         members = tuple((client,) for client in cohort)
         update = mean(Visible(found.rows, members, found.weights), weighted=weighted)
         states.append(server(state, update))
@@ -74,6 +76,10 @@ def gradient(flat, batch):
     module = network(flat)
     loss = functional.cross_entropy(module(batch[0]), batch[1])
     return parameters_to_vector(torch.autograd.grad(loss, list(module.parameters())))
+
+
+def share_of_all(cohort):
+    return sum(SIZES[client] for client in cohort) / sum(SIZES)
 
 
 def shares(cohort, weighted=True):
@@ -109,9 +115,10 @@ def test_scaffold_is_karimireddys_algorithm_1(method, weighted):
             own[client] = plus
         parts = shares(cohort, weighted)
         x = x + eta_g * sum(p * move for p, move in zip(parts, moves, strict=True))
-        c = c + len(cohort) / TOTAL * sum(p * turn for p, turn in zip(parts, turns, strict=True))
+        part = share_of_all(cohort) if weighted else len(cohort) / TOTAL
+        c = c + part * sum(p * turn for p, turn in zip(parts, turns, strict=True))
         models.append(x)
-    server = partial(learning.scaffold_server, rate=eta_g)
+    server = partial(learning.scaffold_server, rate=eta_g, weighted=weighted)
     states = ours(
         learning.scaffold, server, method=method, weighted=weighted, epochs=EPOCHS, rate=RATE,
         weight_decay=DECAY,
@@ -122,39 +129,35 @@ def test_scaffold_is_karimireddys_algorithm_1(method, weighted):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_feddyn_is_acars_algorithm_1(method):
+@pytest.mark.parametrize("weighted", [True, False])
+def test_feddyn_is_acars_algorithm_1(method, weighted):
     theta, h, slopes, models, alpha = WHAT.model.initial, 0.0, {}, [], 0.3
     for number, cohort in enumerate(COHORTS, start=1):
         ends = []
         for client in cohort:
-            slope, w = slopes.get(client, torch.zeros_like(theta)), theta.clone().requires_grad_()
-            optimizer = torch.optim.SGD([w], lr=RATE)
-            for batch in batches(client, KEY / number):
-                # The objective itself, for autograd: loss - <slope, w> + alpha / 2 |w - theta|^2.
-                names = [name for name, _ in WHAT.model.module.named_parameters()]
-                pieces = dict(zip(names, cut_up(w), strict=True))
-                outputs = torch.func.functional_call(WHAT.model.module, pieces, (batch[0],))
-                loss = functional.cross_entropy(outputs, batch[1])
+            slope, module = slopes.get(client, torch.zeros_like(theta)), network(theta)
+            optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
+            for inputs, targets in batches(client, KEY / number):
+                w = parameters_to_vector(module.parameters())
+                loss = functional.cross_entropy(module(inputs), targets)
                 loss = loss - slope @ w + alpha / 2 * (w - theta).square().sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            slopes[client] = slope - alpha * (w.detach() - theta)
-            ends.append(w.detach())
-        parts = shares(cohort)
+            ends.append(parameters_to_vector(module.parameters()).detach())
+            slopes[client] = slope - alpha * (ends[-1] - theta)
+        parts = shares(cohort, weighted)
         average = sum(p * end for p, end in zip(parts, ends, strict=True))
-        h = h - alpha * len(cohort) / TOTAL * (average - theta)
+        part = share_of_all(cohort) if weighted else len(cohort) / TOTAL
+        h = h - alpha * part * (average - theta)
         theta = average - h / alpha
         models.append(theta)
-    server = partial(learning.feddyn_server, alpha=alpha)
-    states = ours(learning.feddyn, server, method=method, epochs=EPOCHS, rate=RATE, alpha=alpha)
+    server = partial(learning.feddyn_server, alpha=alpha, weighted=weighted)
+    states = ours(
+        learning.feddyn, server, method=method, weighted=weighted, epochs=EPOCHS, rate=RATE,
+        alpha=alpha,
+    )  # fmt: skip
     same(states, models)
-
-
-def cut_up(flat):
-    shapes = [each.shape for each in WHAT.model.module.parameters()]
-    pieces = flat.split([shape.numel() for shape in shapes])
-    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,7 +10,7 @@ import torch
 from dai_lab.core import Compute, Key, Rows, State, Task, Updates, Vector
 from dai_lab.learning.descent import Descent, rate_of
 from dai_lab.learning.schedules import constant
-from dai_lab.learning.servers import of_width
+from dai_lab.learning.servers import joined_by, of_width
 from dai_lab.learning.training import descend, plans_of
 
 
@@ -66,13 +66,17 @@ def feddyn(
     return replace(found, learned={"clients/slope": slopes - alpha * found.rows})
 
 
-def feddyn_server(state: State, update: Vector, *, alpha: float = 0.01) -> State:
+def feddyn_server(
+    state: State, update: Vector, *, alpha: float = 0.01, weighted: bool = True
+) -> State:
     """Average the models, and take off what the regularizers of all clients still pull.
 
     Args:
         state: The model before the round; remembers ``server/slope``.
         update: Mean move of the clients that took part.
         alpha: The clients' alpha.
+        weighted: Whether the mean counts clients by their examples, as ``aggregator.weighted``;
+            the paper's counts all the same.
 
     Raises:
         ValueError: An update of another width.
@@ -84,7 +88,7 @@ def feddyn_server(state: State, update: Vector, *, alpha: float = 0.01) -> State
     if not alpha:
         return State(state.params + update, state.memory)
     before = state.memory.get("server/slope", torch.zeros_like(update))
-    joined = state.memory["federation/participation"].to(update)
+    joined = joined_by(state, weighted).to(update)
     slope = before - alpha * joined * update
     return State(state.params + update - slope / alpha, state.memory).remember(
         {"server/slope": slope}

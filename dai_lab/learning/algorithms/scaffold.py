@@ -10,7 +10,7 @@ import torch
 from dai_lab.core import Compute, Key, Rows, State, Task, Updates, Vector
 from dai_lab.learning.descent import Descent, rate_of
 from dai_lab.learning.schedules import constant
-from dai_lab.learning.servers import above_zero, of_width
+from dai_lab.learning.servers import above_zero, joined_by, of_width
 from dai_lab.learning.training import descend, plans_of, steps_of
 
 
@@ -72,13 +72,17 @@ def scaffold(
     )
 
 
-def scaffold_server(state: State, update: Vector, *, rate: float = 1.0) -> State:
+def scaffold_server(
+    state: State, update: Vector, *, rate: float = 1.0, weighted: bool = True
+) -> State:
     """Move the model by the mean move, and the control by its share of all clients.
 
     Args:
         state: The model before the round; remembers ``server/control``.
         update: Mean moves of models and controls ``[2 * params]``.
         rate: Share of the model's update to take, above 0.
+        weighted: Whether the mean counts clients by their examples, as ``aggregator.weighted``;
+            the paper's counts all the same.
 
     Raises:
         ValueError: A rate out of range, or an update that ``local=scaffold`` did not send.
@@ -90,7 +94,7 @@ def scaffold_server(state: State, update: Vector, *, rate: float = 1.0) -> State
     of_width("scaffold", update, 2 * len(state.params))
     model, control = update.split(len(state.params))
     before = state.memory.get("server/control", torch.zeros_like(control))
-    joined = state.memory["federation/participation"].to(control)
+    joined = joined_by(state, weighted).to(control)
     return State(state.params + rate * model, state.memory).remember(
         {"server/control": before + joined * control}
     )
