@@ -1,7 +1,6 @@
 """Federated algorithms against slow twins, written from the papers' pseudo code on plain torch.
 
-Of ours a twin borrows the order of examples and nothing else: the network is a ``torch.nn`` module,
-gradients are autograd's, every client has its turn in a Python loop.
+Of ours a twin borrows the order of examples and nothing else.
 """
 
 from copy import deepcopy
