@@ -11,6 +11,7 @@ the same ``processes``.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +42,9 @@ from dai_lab.engines.crew import Crew, Worker
 
 DEATHS = 3
 """Workers that a chunk may cost before it, and not bad luck, is to blame."""
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where Linux tells a container its share of processor time."""
 
 ELSEWHERE = ("flying/", "federation/", "local/params")
 """Memories that local training does not look at."""
@@ -98,10 +103,13 @@ def workers(
 
 
 def cores() -> int:
-    """Count the cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Count the cores this process may use, a container's share included."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if QUOTA.exists():
+        allowed, period = QUOTA.read_text().split()
+        if allowed != "max":
+            return max(1, min(mine or 1, math.ceil(int(allowed) / int(period))))
+    return mine or 1
 
 
 def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Worker processes compute what one process does, to the bit where a row is its client's own."""
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from dai_lab.config import build, conf_dir, load
 from dai_lab.core import Compute, Key, State, TooFew
 from dai_lab.engines import crew, workers
-from dai_lab.engines.workers import known
+from dai_lab.engines.workers import cores, known
 from dai_lab.experiment import simulate
 from dai_lab.federation.stages import learn
 from dai_lab.learning import sgd
@@ -187,3 +188,15 @@ def test_windows_is_told_what_to_use_instead(task, monkeypatch):
         workers(sgd, task(SMALL), compute=Compute()),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("9900000 100000", 8)],
+)
+def test_a_container_gets_as_many_workers_as_its_share(quota, expected, tmp_path, monkeypatch):
+    place = tmp_path / "cpu.max"
+    place.write_text(quota)
+    monkeypatch.setattr(sys.modules["dai_lab.engines.workers"], "QUOTA", place)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert cores() == expected
