@@ -432,6 +432,14 @@ def test_the_summary_says_when_the_target_was_reached(tmp_path):
     assert result.summary["peak_test_accuracy"] == max(one["test_accuracy"] for one in records)
 
 
+def test_a_target_may_be_for_the_accuracy_on_what_clients_held_out(tmp_path):
+    cfg = small("evaluation.target=0.3", "evaluation.metric=client_accuracy")
+    result = simulate(cfg, tmp_path, progress=False)
+    records = [json.loads(one) for one in (tmp_path / "records.jsonl").read_text().splitlines()]
+    reached = [one["round"] for one in records if one["client_accuracy"] >= 0.3]
+    assert result.summary["rounds_to_target"] == reached[0]
+
+
 def test_a_secret_a_tracker_refers_to_does_not_reach_the_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_SECRET", "hunter2")
     monkeypatch.setenv("WANDB_MODE", "offline")

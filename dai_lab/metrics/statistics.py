@@ -211,9 +211,9 @@ def mean_ranks(
 ) -> list[Estimate]:
     """Estimate the average place of every method over several tasks; 1 is best.
 
-    On each task the methods are put in the order of their interquartile means, and equals share
-    the mean of their places. The bootstrap redraws the seeds of each task, the same for all
-    methods, so that what a seed does to everybody moves nobody's rank.
+    On each task the methods are put in the order of their interquartile means, and equals (to 12
+    decimals) share the mean of their places. The bootstrap redraws the seeds of each task, the
+    same for all methods, so that what a seed does to everybody moves nobody's rank.
 
     Args:
         tasks: For each task one row per method, the same methods in the same order, and one
@@ -267,6 +267,8 @@ def _resample(count: int, resamples: int, stream: np.random.Generator) -> NDArra
 
 def _places(scores: NDArray[Any]) -> NDArray[Any]:
     """Rank scores along the first axis, highest first; equals share the mean of their places."""
+    # Sums of the same accuracies in another order differ in their last bits.
+    scores = scores.round(12)
     above = (scores[None] > scores[:, None]).sum(axis=1)
     level = (scores[None] == scores[:, None]).sum(axis=1)
     return np.asarray(above + (level + 1) / 2)

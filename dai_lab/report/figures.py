@@ -29,9 +29,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 METRICS = {
     "test_accuracy": "test accuracy",
+    "personal_accuracy": "accuracy of clients' own models",
     "test_loss": "test loss",
     "client_accuracy_worst10": "accuracy of the worst 10 % of clients",
-    "personal_accuracy": "accuracy of clients' own models",
 }
 """What is drawn over rounds, where a study has it, and how it is called."""
 

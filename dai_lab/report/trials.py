@@ -177,7 +177,8 @@ def _judged(rows: Records, metric: str, resource: str) -> tuple[NDArray[Any], ND
 def _kept(name: str, value: Any) -> float:
     if value is None:
         return nan
-    return round(float(value), 5) if name in ("client_accuracy", "personal_accuracy") else value
+    averaged = name in ("client_accuracy", "personal_accuracy")
+    return round(float(value), 5) if averaged else float(value)
 
 
 def _plain(value: Any) -> float | None:

@@ -184,7 +184,7 @@ def _panel(
 
     most = max((grid[-1] for grid, _, _ in lines.values()), default=0.0)
     name, worth = unit(most, RESOURCES[resource].units)
-    crowd = len(lines) > 7
+    crowd = len(looks) > 7
     slim = {"linewidth": 1.2, "markersize": 4} if crowd else {}
     for number, (label, (grid, points, same)) in enumerate(lines.items()):
         look, amounts = {**looks[label], **slim}, grid / worth

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dai_lab.core import Key
-from dai_lab.metrics import Estimate, band, difference, estimate, iqm, stratified
+from dai_lab.metrics import Estimate, band, difference, estimate, iqm, mean_ranks, stratified
 
 NUMBERS = st.floats(-1e6, 1e6)
 SEEDS = st.lists(NUMBERS, min_size=2, max_size=20)
@@ -171,3 +171,62 @@ def test_no_value_at_all_is_refused():
     for empty in (lambda: estimate([]), lambda: stratified({}), lambda: iqm([])):
         with pytest.raises(ValueError, match="there are no values"):
             empty()
+
+
+TABLES = st.tuples(st.integers(0, 999), st.integers(1, 4), st.integers(2, 6), st.integers(2, 9))
+
+
+def tables(seed, tasks, methods, seeds):
+    stream = np.random.default_rng(Key(seed).number())
+    return [stream.integers(0, 12, size=(methods, seeds)) / 12 for _ in range(tasks)]
+
+
+@given(sizes=TABLES, draw=st.randoms(use_true_random=False))
+def test_ranks_go_with_their_methods_and_sum_to_what_all_places_sum_to(sizes, draw):
+    scores = tables(*sizes)
+    methods = sizes[2]
+    found = mean_ranks(scores, resamples=50)
+    assert sum(one.value for one in found) == pytest.approx(methods * (methods + 1) / 2)
+    assert all(1 <= one.low <= one.high <= methods for one in found)
+    order = draw.sample(range(methods), methods)
+    moved = mean_ranks([table[order] for table in scores], resamples=50)
+    assert moved == [found[at] for at in order]
+
+
+@given(sizes=TABLES, shift=st.integers(-5, 5))
+def test_a_task_on_which_everybody_does_better_moves_no_rank(sizes, shift):
+    scores = tables(*sizes)
+    eased = [table + 2.0**at * shift for at, table in enumerate(scores)]
+    assert [one.value for one in mean_ranks(eased, resamples=50)] == pytest.approx(
+        [one.value for one in mean_ranks(scores, resamples=50)]
+    )
+
+
+@given(sizes=TABLES)
+def test_mean_ranks_are_those_of_scipy(sizes):
+    scores = tables(*sizes)
+    ends = [stats.trim_mean(table, 0.25, axis=1) for table in scores]
+    slow = np.mean([stats.rankdata(np.round(-end, 12)) for end in ends], axis=0)
+    found = mean_ranks(scores, resamples=10)
+    assert [one.value for one in found] == pytest.approx(slow)
+
+
+def test_who_is_always_first_is_first_for_sure_and_equals_share_their_places():
+    scores = [np.array([[0.9, 0.8, 0.9], [0.2, 0.3, 0.1], [0.2, 0.3, 0.1]])] * 2
+    first, *rest = mean_ranks(scores)
+    assert first == Estimate(1.0, 1.0, 1.0, 6)
+    assert rest == [Estimate(2.5, 2.5, 2.5, 6)] * 2
+
+
+def test_a_run_that_broke_down_ranks_below_every_number():
+    found = mean_ranks([np.array([[nan, 0.9, 0.9], [0.1, 0.1, 0.1]])])
+    assert [one.value for one in found] == [2.0, 1.0]
+
+
+def test_one_seed_ranks_without_an_interval_and_methods_must_be_the_same_everywhere():
+    found = mean_ranks([np.array([[0.2], [0.3]])])
+    assert [one.value for one in found] == [2.0, 1.0] and isnan(found[0].low)
+    with pytest.raises(ValueError, match="the same methods"):
+        mean_ranks([np.ones((2, 3)), np.ones((3, 3))])
+    with pytest.raises(ValueError, match="got tables of no task"):
+        mean_ranks([])

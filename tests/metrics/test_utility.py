@@ -11,6 +11,7 @@ from dai_lab.core import Key, Shards
 from dai_lab.metrics import (
     accuracy,
     correct,
+    cost_to,
     final,
     mean_loss,
     peak,
@@ -131,3 +132,40 @@ def test_rounds_to_a_target_skip_rounds_without_a_number():
     spent = {1: 1.0, 2: 2.0, 3: 4.0, 4: 8.0}
     assert seconds_to(rounds_to(RECORDS, "test_accuracy", 0.6), spent) == 7.0
     assert seconds_to(None, spent) is None
+
+
+def judged_sometimes(seed, length=12):
+    """Records with growing costs, some rounds not judged, some judged not a number."""
+    stream = Key(seed).stream()
+    scores, costs, judged = torch.rand(3, length, generator=stream).tolist()
+    rows, up, down = [], 0.0, 0.0
+    for number, (score, cost, coin) in enumerate(zip(scores, costs, judged, strict=True), 1):
+        up, down = up + cost, down + 2 * cost
+        row = {"round": number, "up": up, "down": down}
+        if coin > 0.2:
+            row["test_accuracy"] = score if coin > 0.3 else None
+        rows.append(row)
+    return rows
+
+
+@given(seed=st.integers(0, 999), target=st.floats(0.01, 1))
+def test_the_cost_of_a_target_is_that_of_the_first_round_that_reaches_it(seed, target):
+    rows = judged_sometimes(seed)
+    hits = [row for row in rows if (row.get("test_accuracy") or 0) >= target]
+    found = cost_to(rows, "test_accuracy", target, "up", "down")
+    assert found == (hits[0]["up"] + hits[0]["down"] if hits else None)
+    assert rounds_to(rows, "test_accuracy", target) == (hits[0]["round"] if hits else None)
+
+
+@given(seed=st.integers(0, 999), low=st.floats(0.01, 1), more=st.floats(0, 0.5))
+def test_a_higher_target_never_costs_less(seed, low, more):
+    rows = judged_sometimes(seed)
+    easy, hard = (cost_to(rows, "test_accuracy", at, "up") for at in (low, low + more))
+    assert hard is None or (easy is not None and easy <= hard)
+
+
+def test_the_cost_of_a_target_is_neither_interpolated_nor_guessed():
+    rows = [{**row, "bytes_up": 10 * row["round"]} for row in RECORDS]
+    assert cost_to(rows, "test_accuracy", 0.5, "bytes_up") == 30
+    assert cost_to(rows, "test_accuracy", 0.5, "bytes_up", "flops") is None
+    assert cost_to(rows, "test_accuracy", 0.9, "bytes_up") is None

@@ -42,8 +42,9 @@ def config(attack="none", seed=0, rounds=8, **more):
 def records(settings, final=0.9):
     stream = Key(settings["seed"], (json.dumps(settings["attack"]),)).stream()
     noise = torch.rand(settings["rounds"], generator=stream).tolist()
-    found = []
+    found, waited = [], 0.0
     for number, shake in enumerate(noise, start=1):
+        waited += 60 * (1 + shake)
         accuracy = final * (1 - 0.6**number) + 0.04 * shake
         found.append(
             {
@@ -55,6 +56,8 @@ def records(settings, final=0.9):
                 "client_accuracy_variance": 0.01 * shake,
                 "bytes_up": 500_000 * number,
                 "bytes_down": 1_000_000 * number,
+                "flops": 3e9 * number,
+                "simulated_seconds": waited,
             }
         )
     return found
@@ -83,6 +86,24 @@ def sweep(root, seeds=(0, 1, 2)):
     return Path(root)
 
 
+def named(root, ends, *, seeds=(0, 1, 2), personal=()):
+    """Write runs of several methods in several worlds: where each ends, or at each seed."""
+    for (world, algorithm), final in ends.items():
+        for at, seed in enumerate(seeds):
+            settings = config("none", seed, name=f"demo,{world},{algorithm}")
+            settings["partition"] = {"_target_": f"dai_lab.data.{world}"}
+            settings["local"] = {"_target_": f"dai_lab.learning.{algorithm}"}
+            end = final[at] if isinstance(final, (list, tuple)) else final
+            rows = [
+                {**row, "test_accuracy": end * row["round"] / 8, "client_accuracy": end - 0.1}
+                for row in records(settings)
+            ]
+            if algorithm in personal:
+                rows = [{**row, "personal_accuracy": end + 0.05} for row in rows]
+            write(root, settings, rows=rows, name=f"demo,{world},{algorithm}/{seed}")
+    return Path(root)
+
+
 @pytest.fixture(scope="session")
 def studies():
-    return SimpleNamespace(config=config, records=records, write=write, sweep=sweep)
+    return SimpleNamespace(config=config, records=records, write=write, sweep=sweep, named=named)

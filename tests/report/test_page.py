@@ -55,7 +55,7 @@ def test_the_page_needs_nothing_but_itself(page):
     assert not re.search(r"https?:|@import|url\(|//[a-z]", re.sub(r"base64,[\w+/=]+", "", page))
     sources = [attrs.get("src") or attrs.get("srcset") for tag, attrs in tags.found]
     images = [source for source in sources if source]
-    assert len(images) == 4
+    assert len(images) == 6
     for source in images:
         kind, data = source.split(",")
         assert kind == "data:image/svg+xml;base64"
@@ -65,7 +65,7 @@ def test_the_page_needs_nothing_but_itself(page):
 
 
 def test_the_page_has_a_light_and_a_dark_face(page):
-    assert page.count("prefers-color-scheme: dark") == 3
+    assert page.count("prefers-color-scheme: dark") == 4
     light, dark = (
         b64decode(re.search(rf'{name}="data:image/svg\+xml;base64,([^"]+)', page)[1]).decode()
         for name in ("src", "srcset")
@@ -84,7 +84,7 @@ def test_the_same_runs_give_the_same_bytes(study):
     report(study)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert before.keys() == {
-        *(f"{name}.{kind}" for name in ("curves", "final") for kind in ("png", "svg")),
+        *(f"{name}.{kind}" for name in ("curves", "costs", "final") for kind in ("png", "svg")),
         *(f"table.{kind}" for kind in ("md", "tex", "csv")),
         "runs.csv",
         "report.html",

@@ -172,6 +172,34 @@ def test_parts_of_the_same_short_name_are_told_apart(studies, tmp_path):
     ]
 
 
+def test_runs_named_after_worlds_and_algorithms_go_by_these_names(studies, tmp_path):
+    ends = {(world, name): 0.5 for world in ("skew10", "skew9") for name in ("fedavg", "ours")}
+    studies.named(tmp_path, ends, seeds=(0, 1))
+    groups, notes = grouped(runs(tmp_path))
+    assert notes == []
+    assert [(group.world, group.algorithm, group.label, len(group.runs)) for group in groups] == [
+        ("skew9", "fedavg", "skew9, fedavg", 2),
+        ("skew9", "ours", "skew9, ours", 2),
+        ("skew10", "fedavg", "skew10, fedavg", 2),
+        ("skew10", "ours", "skew10, ours", 2),
+    ]
+    studies.write(tmp_path, studies.config())
+    assert {group.world for group in grouped(runs(tmp_path))[0]} == {""}
+
+
+def test_one_world_needs_no_mention_and_settings_tell_apart_what_shares_a_name(studies, tmp_path):
+    for rate in (0.1, 0.5):
+        settings = studies.config("none", name="demo,iid,fedavg", local={"rate": rate})
+        studies.write(tmp_path, settings, name=f"fedavg-{rate}")
+    twin = studies.config("none", name="demo,iid,twin", local={"rate": 0.5})
+    studies.write(tmp_path, twin, name="twin")
+    assert [group.label for group in grouped(runs(tmp_path))[0]] == [
+        "fedavg, local.rate=0.1",
+        "fedavg, local.rate=0.5",
+        "twin",
+    ]
+
+
 def test_a_copied_run_does_not_narrow_the_interval(studies, tmp_path):
     for seed in (0, 1):
         studies.write(tmp_path, studies.config(seed=seed))

@@ -95,3 +95,57 @@ def test_the_terminal_table_lines_up(studies, tmp_path):
     column = lines[0].index("final accuracy")
     assert len(lines) == 4
     assert all(line[column].isdigit() and line[column - 1] == " " for line in lines[1:])
+
+
+def test_a_target_has_a_price_in_bytes_arithmetic_and_simulated_time(studies, tmp_path):
+    found = table(studies.sweep(tmp_path)).loc["attack=none"]
+    reached = [
+        next(row for row in rows if row["test_accuracy"] >= 0.5)
+        for rows in (studies.records(studies.config("none", seed)) for seed in range(3))
+    ]
+    both = [(row["bytes_up"] + row["bytes_down"]) / 1e6 for row in reached]
+    assert found["MB to target"] == estimate(both)
+    assert found["training GFLOP to target"] == estimate([row["flops"] / 1e9 for row in reached])
+    waited = [row["simulated_seconds"] / 60 for row in reached]
+    assert found["simulated minutes to target"] == estimate(waited)
+    assert found["training GFLOP"].value == pytest.approx(24)
+
+
+def test_what_no_run_simulates_has_no_column_and_who_sent_nothing_has_a_dash(studies, tmp_path):
+    rows = studies.records(studies.config("none"))
+    spare = [
+        {name: one for name, one in row.items() if "flops" != name != "simulated_seconds"}
+        for row in rows
+    ]
+    studies.write(tmp_path, studies.config("none"), rows=spare)
+    assert not [name for name in table(tmp_path).columns if "GFLOP" in name or "simul" in name]
+    studies.write(tmp_path, studies.config("alie"))
+    out = (report(tmp_path).parent / "table.md").read_text().splitlines()
+    at = [cell.strip() for cell in out[0].split("|")].index("training GFLOP")
+    cells = {line.split("|")[1].strip(): line.split("|")[at].strip() for line in out[2:]}
+    assert cells == {"attack=alie": "24.00 [one seed]", "attack=none": "-"}
+
+
+def test_the_target_may_be_for_models_of_ones_own(studies, tmp_path):
+    for attack, ahead in (("none", 0.0), ("alie", 0.3)):
+        aim = {"every": 1, "target": 0.6, "metric": "personal_accuracy"}
+        settings = studies.config(attack, evaluation=aim)
+        rows = [
+            {**row, "personal_accuracy": row["round"] / 10 + ahead}
+            for row in studies.records(settings)
+        ]
+        studies.write(tmp_path, settings, rows=rows)
+    settings = studies.config("ipm", evaluation=aim)
+    studies.write(tmp_path, settings)
+    found = table(tmp_path)["rounds to target"]
+    assert (found["attack=none"].value, found["attack=alie"].value) == (6, 3)
+    line = next(x for x in terminal(tmp_path).splitlines() if x.startswith("attack=ipm"))
+    assert line.endswith("-") and "never" not in line
+
+
+def test_the_smallest_number_chooses_the_unit_so_that_none_is_zero(studies, tmp_path):
+    for attack, worth in (("none", 1e6), ("alie", 1e13)):
+        rows = [{"round": 1, "test_accuracy": 0.7, "bytes_up": 1, "flops": worth}]
+        studies.write(tmp_path, studies.config(attack), rows=rows)
+    found = table(tmp_path)["training MFLOP"]
+    assert [one.value for one in found] == [1e7, 1]
