@@ -54,8 +54,15 @@ def main() -> None:
         for algorithm in grid["algorithms"]:
             words, candidates = plan(grid, world, algorithm)
             name = f"name={grid['study']}-tuning"
-            seed = f"seed={grid['tuning']['seed']}"
-            tried += [[*words, *one, f"results={results}", name, seed] for one in candidates]
+            short = [word for word in words if word.startswith("rounds=")][-1]
+            rounds = int(int(short.partition("=")[2]) * grid["tuning"]["share_of_rounds"])
+            ends = [
+                f"rounds={rounds}",
+                f"results={results}",
+                name,
+                f"seed={grid['tuning']['seed']}",
+            ]
+            tried += [[*words, *one, *ends] for one in candidates]
         scores = iter([score(summary) for summary in played(tried)])
         runs = []
         for algorithm in grid["algorithms"]:
