@@ -147,12 +147,17 @@ class Crew:
                     pass_fds=handed,
                 )
             )
-        with contextlib.suppress(OSError), line.makefile("r") as heard:
-            line.sendall(json.dumps(self._places).encode() + b"\n")
-            said = heard.readline()
-            if said.endswith("\n"):
-                if why := json.loads(said).get("error"):
-                    raise ValueError(f"engine=workers: a worker cannot start ({why})")
-                self._line = line
-                return line
-        raise ChildProcessError("engine.processes: workers die as they start (out of memory?)")
+        with contextlib.ExitStack() as failing:
+            failing.callback(line.close)
+            said = ""
+            with contextlib.suppress(OSError), line.makefile("r") as heard:
+                line.sendall(json.dumps(self._places).encode() + b"\n")
+                said = heard.readline()
+            if not said.endswith("\n"):
+                why = "engine.processes: workers die as they start (out of memory?)"
+                raise ChildProcessError(why)
+            if error := json.loads(said).get("error"):
+                raise ValueError(f"engine=workers: a worker cannot start ({error})")
+            failing.pop_all()
+        self._line = line
+        return line

@@ -99,6 +99,20 @@ def test_workers_that_cannot_start_end_the_run_in_one_line(task, monkeypatch, us
         train(State(what.model.initial), what.model.initial, (1,), key=KEY, round=1)
 
 
+def test_ctrl_c_while_workers_start_ends_them(task, monkeypatch, started):
+    def interrupted(*words):
+        raise KeyboardInterrupt
+
+    what = task(SMALL)
+    monkeypatch.setattr(crew.json, "dumps", interrupted)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        workers(sgd, what, compute=LIGHT) as train,
+    ):
+        train(State(what.model.initial), what.model.initial, (1,), key=KEY, round=1)
+    assert [each.returncode for each in started] == [0]  # of its own accord
+
+
 def test_a_module_that_workers_do_not_find_is_named(task, monkeypatch, users_own):
     what = task(users_own.Gated)
     monkeypatch.setattr(crew.sys, "path", [one for one in sys.path if one != str(HERE)])
