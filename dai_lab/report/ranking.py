@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dai_lab.metrics import Estimate, cost_to, difference, estimate, final, iqm, mean_ranks
-from dai_lab.report.measures import RESOURCES, unit
+from dai_lab.report.measures import RESOURCES, TIME, unit
 from dai_lab.report.trials import Records, Trial
 
 TITLES = {
@@ -187,7 +187,7 @@ def costs(
     }
     least = min((one for each in found.values() for one in each if one), default=0.0)
     name, worth = unit(least, RESOURCES[resource].units)
-    said = name or "rounds"
+    said = f"simulated {name}" if resource == TIME else name or "rounds"
     lines = [["", *(f"{said} to {aims[world]:.0%} in {world}" for world in order.worlds)]]
     for algorithm in order.algorithms:
         each = [found.get((world, algorithm)) for world in order.worlds]

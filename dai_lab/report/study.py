@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dai_lab.metrics import estimate, final, peak, rounds_to
 from dai_lab.report.figures import draw_curves, rendered
-from dai_lab.report.groups import grouped
+from dai_lab.report.groups import Group, grouped
 from dai_lab.report.ranking import costs, ranking, rows
 from dai_lab.report.runs import runs
 from dai_lab.report.trials import recalled, records, spread_out
@@ -32,19 +32,27 @@ OPTIONS = {
 """What may stand behind the colon of a table of methods and worlds, and what it is if not."""
 
 
-def summarize(results: Path | str) -> DataFrame:
+def summarize(results: Path | str, study: str = "") -> DataFrame:
     """List the finished runs of a folder, one a row, with their accuracy and costs over rounds.
 
     Where every run was named ``<study>,<world>,<algorithm>``, these words are columns.
 
+    Args:
+        results: Folder of the runs.
+        study: Count only runs of this study, if some folder in there is named after it as above.
+
     Raises:
         ValueError: There is no finished run, or some run is not finished.
     """
-    found = runs(results)
-    groups, _ = grouped(found)
+    return spread_out(_finished(results, study))
+
+
+def _finished(results: Path | str, study: str) -> list[Group]:
+    named = sorted(Path(results).glob(f"{study},*,*")) if study else []
+    found = [run for place in named or [Path(results)] for run in runs(place)]
     if broken := [run for run in found if run.problem]:
         raise ValueError(f"{broken[0].folder.name}: {broken[0].problem}: finish it, or delete it")
-    return spread_out(groups)
+    return grouped(found)[0]
 
 
 def tabulate(summary: DataFrame, targets: Sequence[float]) -> str:
@@ -80,7 +88,8 @@ def publish(results: Path | str, study: Path | str) -> Path:
     The last two need runs that were named ``<study>,<world>,<algorithm>``.
 
     Args:
-        results: Folder of its finished runs.
+        results: Folder of its finished runs. Of a folder of many studies only the runs named
+            after this one, as above, are counted.
         study: Its folder under ``experiments/``, whose README has at least one such place.
 
     Returns:
@@ -92,10 +101,11 @@ def publish(results: Path | str, study: Path | str) -> Path:
     folder, readme = Path(study), Path(study, "README.md")
     if not readme.exists() or not BLOCK.search(readme.read_text()):
         raise ValueError(f"{readme} needs the lines <!-- ours: 0.8 --> and <!-- end -->")
-    summary = summarize(results)
+    groups = _finished(results, folder.resolve().name)
+    summary = spread_out(groups)
     text = readme.read_text()
     filled = BLOCK.sub(lambda found: _filled(found, summary), text)
-    figures = _figures(results, summary, text)
+    figures = _figures(groups, summary, text)
     spread = summary.to_parquet(index=False, compression="zstd")
     (folder / "summary.parquet").write_bytes(spread)
     for name, drawn in figures.items():
@@ -116,11 +126,10 @@ def recomputed(study: Path | str) -> tuple[str, str]:
     return "\n".join(one.group(0) for one in found), "\n".join(filled)
 
 
-def _figures(results: Path | str, summary: DataFrame, text: str) -> dict[str, list[Figure]]:
+def _figures(groups: Sequence[Group], summary: DataFrame, text: str) -> dict[str, list[Figure]]:
     """Draw what a README's tables are about, each on a light and a dark ground."""
     named = "world" in summary
     if not named:
-        groups, _ = grouped(runs(results))
         both = [
             draw_curves(groups, metrics=("test_accuracy",), dark=dark) for dark in (False, True)
         ]

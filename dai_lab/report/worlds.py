@@ -81,7 +81,8 @@ def draw_costs(
     columns = [one for one in resources if any(key[2] == one for key in found)]
     alone = len(columns) == 1
     worlds = len({world for _, world in rows})
-    across = min(ABREAST, worlds if worlds > 1 else len(rows)) if alone else len(columns)
+    beside = worlds if worlds > 1 else len(rows)
+    across = ceil(beside / ceil(beside / ABREAST)) if alone else len(columns)
     deep = len(rows) if not alone else ceil(len(rows) / across)
     names = list(dict.fromkeys(trial.algorithm for trial in trials))
     looks = dict(zip(names, styles(len(names), dark=dark), strict=True))
@@ -140,17 +141,20 @@ def draw_ranks(
             rank = found.ranks[name]
             axes.plot([rank.low, rank.high], [y, y], color=ink, lw=5, alpha=0.25)
             axes.plot(rank.value, y, "|", color=ink, ms=13, mew=2.2)
-        for world, look in looks.items():
+        # One world a little above the next, so that the same place hides nobody.
+        count = len(looks)
+        for number, (world, look) in enumerate(looks.items()):
+            lift = 0.5 * ((number + 0.5) / count - 0.5)
             axes.plot(
                 [found.places[world, name] for name in ranked],
-                range(len(ranked)),
+                [y + lift for y in range(len(ranked))],
                 look["marker"],
                 color=look["color"],
                 label=world,
                 alpha=0.85,
             )
         axes.set_yticks(range(len(ranked)), ranked)
-        axes.set(xlim=(0.4, len(ranked) + 0.6), ylim=(len(ranked) - 0.5, -0.5))
+        axes.set(xlim=(0.4, len(ranked) + 0.6), ylim=(len(ranked) - 0.4, -0.6))
         axes.set_xlabel("place by final accuracy, 1 is best; bar: mean over worlds, 95 % interval")
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -8,7 +8,17 @@ from scipy import stats
 
 from dai_lab.core import Key
 from dai_lab.metrics import estimate
-from dai_lab.report import costs, grouped, publish, ranking, recomputed, runs, standing, tried
+from dai_lab.report import (
+    costs,
+    grouped,
+    publish,
+    ranking,
+    recomputed,
+    runs,
+    standing,
+    summarize,
+    tried,
+)
 from dai_lab.report.ranking import leaders
 
 ENDS = {
@@ -152,6 +162,18 @@ def test_a_study_publishes_rankings_that_its_summary_gives_again(results, tmp_pa
     (tmp_path / "README.md").write_text(text.replace("| scaffold |", "| ours |"))
     shown, computed = recomputed(tmp_path)
     assert shown != computed
+
+
+def test_a_study_counts_its_own_runs_only(studies, tmp_path):
+    place = studies.named(tmp_path / "results", ENDS)
+    studies.sweep(place / "another")
+    study = tmp_path / "demo"
+    study.mkdir()
+    (study / "README.md").write_text("<!-- ranking: -->\n<!-- end -->\n")
+    found = cells(publish(place, study).read_text())
+    assert set(found) == {"", "---", "fedavg", "scaffold", "fedper"}
+    assert len(summarize(place, "demo")) == 18
+    assert len(summarize(place)) == len(summarize(place, "unheard")) == 27
 
 
 @pytest.mark.parametrize(
