@@ -6,7 +6,7 @@ export WANDB_MODE ?= offline
 .PHONY: run test setup lint lock clean
 
 run: .venv/ready  ## the quickstart on real digits: three frames, three seeds
-	$(BIN)/dai-lab -m +experiment=quickstart hydra/launcher=joblib
+	$(BIN)/dai-lab -m +experiment=quickstart
 
 test: .venv/ready  ## every test and notebook
 	$(BIN)/python -m pytest -n auto --dist worksteal
