@@ -25,7 +25,6 @@ COHORTS = ((0, 2, 3), (1, 2, 4), (0, 3, 4), (2, 4))
 METHODS = ["flat", "vmap", "chain", "compiled"]
 CUT = 4 * 6 + 6
 RATE, EPOCHS, BATCH, DECAY = 0.1, 2, 5, 0.02
-CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 
 
 def task():
@@ -89,13 +88,13 @@ def shares(cohort, weighted=True):
 
 def same(states, models):
     for state, model in zip(states, models, strict=True):
-        torch.testing.assert_close(state.params, model, **CLOSE)
+        torch.testing.assert_close(state.params, model, rtol=1e-3, atol=1e-5)
 
 
 def kept(state, name, own):
     """Compare what clients keep to themselves; each took part in some round."""
     theirs = torch.stack([own[client] for client in range(TOTAL)])
-    torch.testing.assert_close(state.memory[name], theirs, **CLOSE)
+    torch.testing.assert_close(state.memory[name], theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -125,7 +124,7 @@ def test_scaffold_is_karimireddys_algorithm_1(method, weighted):
     )  # fmt: skip
     same(states, models)
     kept(states[-1], "clients/control", own)
-    torch.testing.assert_close(states[-1].memory["server/control"], c, **CLOSE)
+    torch.testing.assert_close(states[-1].memory["server/control"], c, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -297,4 +296,4 @@ def test_ifca_is_ghoshs_algorithm_1(method):
         partial(learning.ifca, clusters=3), learning.ifca_server, method=method,
         memory={"server/clusters": first}, epochs=EPOCHS, rate=RATE,
     )  # fmt: skip
-    torch.testing.assert_close(states[-1].memory["server/clusters"], models, **CLOSE)
+    torch.testing.assert_close(states[-1].memory["server/clusters"], models, rtol=1e-3, atol=1e-5)
