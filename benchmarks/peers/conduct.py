@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,9 @@ class Engine:
 
     def end(self) -> str:
         """End every process of this engine and return the last it said."""
-        with suppress(subprocess.TimeoutExpired):
+        assert self.process.stdin is not None
+        with suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            self.process.stdin.close()
             self.process.wait(timeout=15)
         for member in self.members():
             with suppress(ProcessLookupError):
@@ -122,44 +124,32 @@ class Engine:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
 
-def alternate(
-    run: Run, command: Sequence[str], loop: Sequence[str], *, warm: int, rounds: int, **more: Any
-) -> Run:
+def alternate(run: Run, us: Engine, loop: Engine, *, warm: int, rounds: int) -> Run:
     """Play ``warm`` rounds to warm up and weigh, then ``rounds`` timed ones, by turns."""
-    log = more.pop("log")
-    us = Engine(command, log, **more)
-    them = Engine(loop, log.with_suffix(".loop"))
     seconds: tuple[list[float], list[float]] = ([], [])
-    try:
-        _, heaviest = us.hear("ready", weigh=1.0)
-        them.hear("ready")
-        for _ in range(warm):
-            us.go()
-            heaviest = max(heaviest, us.hear("seconds", weigh=0.25)[1], us.megabytes())
-        for _ in range(warm):
-            them.go()
-            them.hear("seconds")
-        for number in range(rounds):
-            for side in [0, 1] if number % 2 else [1, 0]:
-                player = (us, them)[side]
-                player.go()
-                seconds[side].append(player.hear("seconds")[0])
-        heaviest = max(heaviest, us.megabytes())
+    _, heaviest = us.hear("ready", weigh=1.0)
+    loop.hear("ready")
+    for _ in range(warm):
         us.go()
-        them.go()
-        ours, _ = us.hear("accuracy")
-        theirs, _ = them.hear("accuracy")
-    finally:
-        us.end()
-        them.end()
-    return Run(
-        run.engine,
-        run.mode,
-        run.task,
-        seconds[0],
-        seconds[1],
-        ours["accuracy"],
-        theirs["accuracy"],
-        heaviest,
-        ours["versions"],
+        heaviest = max(heaviest, us.hear("seconds", weigh=0.25)[1], us.megabytes())
+    for _ in range(warm):
+        loop.go()
+        loop.hear("seconds")
+    for number in range(rounds):
+        for side in [0, 1] if number % 2 else [1, 0]:
+            player = (us, loop)[side]
+            player.go()
+            seconds[side].append(player.hear("seconds")[0])
+    heaviest = max(heaviest, us.megabytes())
+    us.go()
+    loop.go()
+    ours, theirs = us.hear("accuracy")[0], loop.hear("accuracy")[0]
+    return replace(
+        run,
+        seconds=seconds[0],
+        loop_seconds=seconds[1],
+        accuracy=ours["accuracy"],
+        loop_accuracy=theirs["accuracy"],
+        megabytes=heaviest,
+        versions=ours["versions"],
     )

@@ -5,18 +5,24 @@ from __future__ import annotations
 import time
 
 import torch
-from setting import finished, load, options, played, ready, train
+from setting import Setting, finished, load, options, played, ready, train
 
 
 def main() -> None:
-    """Play rounds of federated averaging in plain PyTorch."""
+    """Play blocks of rounds, all alike, for as long as somebody asks for them."""
     asked = options()
     setting = load(asked.data, asked.task, loader=asked.loader)
+    while True:
+        block(setting, asked.rounds)
+
+
+def block(setting: Setting, rounds: int) -> None:
+    """Play rounds of federated averaging in plain PyTorch, from the start."""
     network = setting.network()
     shared = {name: each.clone() for name, each in network.state_dict().items()}
     draw = torch.Generator().manual_seed(0)
     ready()
-    for _ in range(asked.rounds):
+    for _ in range(rounds):
         before = time.perf_counter()
         total = {name: torch.zeros_like(each) for name, each in shared.items()}
         for client in torch.randperm(setting.clients, generator=draw)[: setting.cohort].tolist():

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers import data
-from benchmarks.peers.conduct import Run, alternate
+from benchmarks.peers.conduct import Engine, Run, alternate
 from benchmarks.peers.environments import interpreter
 
 HERE = Path(__file__).parent
@@ -78,19 +78,15 @@ def shown(samples: np.ndarray) -> str:
     return f"{samples[0]:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def measure(engine: str, mode: str, task: str, *, rounds: int, loader: bool) -> Run:
-    """Play one engine in one mode on one task beside the loop."""
+def opened(engine: str, mode: str, task: str, *, rounds: int, loader: bool) -> Engine:
+    """Start an engine in the environment it needs; it sets itself up meanwhile."""
     own = engine in ("ours", "loop")
     python = Path(sys.executable) if own else interpreter(engine.split(",")[0], CACHE)
     words = ["--data", str(CACHE / "data"), "--task", task, "--rounds", str(WARM + rounds)]
     extra = ["--loader"] if mode == "DataLoader" or (loader and not own) else []
-    return alternate(
-        Run(engine, mode, task),
+    return Engine(
         [str(python), str(HERE / SCRIPTS[engine]), *words, "--mode", mode, *extra],
-        [sys.executable, str(HERE / "loop.py"), *words],
-        warm=WARM,
-        rounds=rounds,
-        log=CACHE / "logs" / f"{engine.replace(', ', '-')}-{mode}-{task}.txt",
+        CACHE / "logs" / f"{engine.replace(', ', '-')}-{mode}-{task}.txt",
         **({"PYTHONPATH": str(HERE.parents[1])} if own else {}),
     )
 
@@ -124,16 +120,28 @@ def play(engines: list[str], task: str, rounds: int, loader: bool) -> tuple[list
     """Measure all modes of all engines on a task, printing as they come."""
     runs: list[Run] = []
     failed: list[str] = []
-    for engine in engines:
-        for mode in MODES[engine]:
-            try:
-                run = measure(engine, mode, task, rounds=rounds, loader=loader)
-            except RuntimeError as error:
-                failed.append(f"{engine} ({mode}) on {task} gave no figure: {error}")
-                continue
-            runs.append(run)
-            same = [r for r in runs if r.engine == "ours" and WORKERS[r.mode] == WORKERS[mode]]
-            print(row(run, same[0] if same else None), flush=True)
+    loop = None
+    for engine, mode in ((each, mode) for each in engines for mode in MODES[each]):
+        us = None
+        try:
+            us = opened(engine, mode, task, rounds=rounds, loader=loader)
+            if loop is None:
+                loop = opened("loop", "plain", task, rounds=rounds, loader=False)
+            run = alternate(Run(engine, mode, task), us, loop, warm=WARM, rounds=rounds)
+        except RuntimeError as error:
+            failed.append(f"{engine} ({mode}) on {task} gave no figure: {error}")
+            if loop is not None:
+                loop.end()  # in the middle of a block, which the next engine cannot take up
+            loop = None
+            continue
+        finally:
+            if us is not None:
+                us.end()
+        runs.append(run)
+        same = [r for r in runs if r.engine == "ours" and WORKERS[r.mode] == WORKERS[mode]]
+        print(row(run, same[0] if same else None), flush=True)
+    if loop is not None:
+        loop.end()
     return runs, failed
 
 
