@@ -7,8 +7,7 @@ import itertools
 import math
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,10 @@ from omegaconf import OmegaConf
 from dai_lab.config import build, build_named, check, digest
 from dai_lab.experiment import files
 from dai_lab.experiment.environment import environment
+from dai_lab.experiment.machine import bar_of, computer, one_setting_of_threads
 
 if TYPE_CHECKING:
-    from dai_lab.core import Compute, State
+    from dai_lab.core import State
     from dai_lab.federation import Federation
 
 BUILT = (
@@ -265,56 +265,6 @@ def another(place: Path, name: str, was: Any) -> ValueError:
     )
 
 
-def computer(asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> Compute:
-    """Decide where to compute; a run goes on with what it began with, to end bit-identical.
-
-    Raises:
-        ValueError: The device is not here.
-    """
-    import torch
-
-    from dai_lab.core import Compute
-
-    wish = {**asked, **recorded}
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    device = str(wish["device"])
-    if device == "auto":
-        device = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
-    kind, _, number = device.partition(":")
-    if not present[kind] or (number and int(number) >= torch.cuda.device_count()):
-        began = " (the run began there)" if recorded else ""
-        raise ValueError(f"compute.device: there is no {device} here{began}")
-    torch.set_num_threads(int(wish["threads"]))
-    return Compute(
-        device=device,
-        threads=int(wish["threads"]),
-        method=str(wish["method"]),
-        group=int(wish["group"]),
-        memory=float(wish["memory"]),
-        precision=str(wish["precision"]),
-        compile=bool(wish["compile"]),
-    )
-
-
-@contextlib.contextmanager
-def one_setting_of_threads() -> Iterator[None]:
-    """Give torch's and BLAS's threads back to whoever called, such as a notebook."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        # Not imported for this: a run that never used it need not wait for a compiler to load.
-        if products := sys.modules.get("dai_lab.learning.products"):
-            products.give_back()
-        torch.set_num_threads(before)  # last, because giving back touches OpenMP, torch's too
-
-
 def readable(whole: Any) -> str:
     """Write the settings as YAML, references resolved except the tracker's.
 
@@ -337,23 +287,3 @@ def moved(state: State, device: str) -> State:
 
     memory = {name: one.to(device) for name, one in state.memory.items()}
     return State(state.params.to(device), memory)
-
-
-@contextlib.contextmanager
-def bar_of(name: str, *, total: int, done: int, shown: bool) -> Iterator[Any]:
-    """Show rounds, the current accuracy and the time left, if anyone is watching."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "IProgress not found")
-        from tqdm.auto import tqdm
-
-    with tqdm(
-        total=total, initial=done, desc=name, unit="round", leave=False, disable=not shown or None
-    ) as bar:
-
-        def show(record: Mapping[str, Any]) -> None:
-            accuracy = record.get("test_accuracy")
-            if accuracy is not None:
-                bar.set_postfix_str(f"accuracy {accuracy:.3f}", refresh=False)
-            bar.update()
-
-        yield show

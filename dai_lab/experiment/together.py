@@ -14,7 +14,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dai_lab.config import by_content
-from dai_lab.experiment.simulate import Result, one_setting_of_threads, placed
+from dai_lab.experiment.machine import one_setting_of_threads
+from dai_lab.experiment.simulate import Result, placed
 
 ALONE = ("wandb",)
 """Trackers that know only one run at a time in a process."""
