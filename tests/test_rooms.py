@@ -42,7 +42,7 @@ HEAVY = {
     "torchvision",
     "wandb",
 }
-KERNELS = {"compiled.py", "halving.py", "products.py"}
+KERNELS = {"compiled.py", "first_layer.py", "halving.py", "products.py"}
 """Compiled code needs its compiler at the top; these files are imported inside functions."""
 
 

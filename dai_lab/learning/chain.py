@@ -46,8 +46,18 @@ def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list
     here = inputs
     kept: list[Any] = []
     fresh = False  # whether ``here`` is a result of our own, free to be overwritten
-    for layer in chain.layers:
+    for at, layer in enumerate(chain.layers):
         match layer.kind:
+            case "halve" if len(kept) > at:
+                pass  # done together with the convolution below
+            case "conv" if _starts_with(chain, at, blocks, here):
+                from dai_lab.learning.first_layer import pooled_outputs
+
+                bias = blocks[layer.first + 1][0] if layer.bias else None
+                kept.append(here)
+                weight, padding = blocks[layer.first][0], layer.knobs[1]
+                here, *pooled = pooled_outputs(here, weight, bias, padding)
+                kept.append(pooled)
             case "linear":
                 kept.append(here)
                 weight = blocks[layer.first][0]
@@ -86,6 +96,16 @@ def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list
                 here = here.flatten(1)
         fresh = layer.kind != "flatten"
     return here, kept
+
+
+def _starts_with(chain: Chain, at: int, blocks: Blocks, images: Tensor) -> bool:
+    """Tell whether a convolution and the pooling above it have code of their own."""
+    layer, above = chain.layers[at], chain.layers[at + 1]
+    if above.kind != "halve" or not _ours(images):
+        return False
+    from dai_lab.learning.first_layer import fits
+
+    return fits(blocks[layer.first][0], layer.knobs[0], layer.knobs[2])
 
 
 def predict(chain: Chain, blocks: Blocks, inputs: Tensor) -> Tensor:
@@ -157,6 +177,15 @@ def _backward(
                 from dai_lab.learning.halving import unhalve
 
                 before, where = was
+                if clients == 1 and at - 1 == lowest and before.is_meta:
+                    from dai_lab.learning.first_layer import slopes_of_weights
+
+                    under = chain.layers[lowest]
+                    side, padding = blocks[under.first].shape[-1], under.knobs[1]
+                    found = slopes_of_weights(slope, where, kept[lowest], side, padding)
+                    for offset, gradient in enumerate(found[: 1 + under.bias]):
+                        _blend(into[under.first + offset][0], gradient, alpha, beta)
+                    return
                 slope = unhalve(slope, where, *before.shape[2:])
             case "halve":
                 before, where, after = was

@@ -8,13 +8,16 @@ from dai_lab.learning.local import sgd
 
 
 def warm() -> None:
-    """Train two networks of a few weights for a step, by every compiled path."""
+    """Train three networks of a few weights for a step, by every compiled path."""
     data = Examples(torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1]))
     dense = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     pooled = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.ReLU(), nn.MaxPool2d(2), dense[0], nn.Linear(8, 2)
     )
-    for network in (dense, pooled):
+    wide = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), dense[0], nn.Linear(64, 2)
+    )
+    for network in (dense, pooled, wide):
         weights = dict(network.named_parameters())
         start = torch.cat([weight.detach().flatten() for weight in weights.values()])
         shapes = tuple(weight.shape for weight in weights.values())
