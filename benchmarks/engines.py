@@ -74,18 +74,17 @@ def compare(name: str, rounds: int) -> None:
         ways = {way: (stack.enter_context(one), each) for way, (one, each) in engines.items()}
         wall: dict[str, list[float]] = {way: [] for way in ways}
         cost: dict[str, list[float]] = {way: [] for way in ways}
-        for number in range(rounds + 2):  # two rounds warm everything up
+        for number in range(rounds + 2):  # two rounds warm everything up, and start the workers
             key = Key(0) / "round" / number
             draw = torch.randperm(job.clients, generator=(key / "cohort").stream())[: job.cohort]
             cohort = draw.sort().values.tolist()
-            rows = {}
+            rows, us = {}, family()
             for way, (train, threads) in ways.items():
                 torch.set_num_threads(threads)
-                us = family()
                 before, begun = spent(us), time.perf_counter()
                 rows[way] = train(state, state.params, cohort, key=key, round=1).rows
                 wall[way].append(time.perf_counter() - begun)
-                cost[way].append(spent(family()) - before)
+                cost[way].append(spent(us) - before)
             assert rows["workers"].equal(rows["one thread"])
         here = held(family())
     data = (task.data.inputs.nbytes + task.data.targets.nbytes) >> 20
