@@ -433,7 +433,9 @@ def test_the_summary_says_when_the_target_was_reached(tmp_path):
 
 
 def test_a_target_may_be_for_the_accuracy_on_what_clients_held_out(tmp_path):
-    cfg = small("evaluation.target=0.3", "evaluation.metric=client_accuracy")
+    cfg = small(
+        "evaluation.target=0.3", "evaluation.metric=client_accuracy", "federation.holdout=0.2"
+    )
     result = simulate(cfg, tmp_path, progress=False)
     records = [json.loads(one) for one in (tmp_path / "records.jsonl").read_text().splitlines()]
     reached = [one["round"] for one in records if one["client_accuracy"] >= 0.3]
