@@ -139,16 +139,16 @@ class Crew:
             f"main(*{handed}, forks={FORKS})"
         )
         with theirs:
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-c", code],
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, **ALONE},
-                    pass_fds=handed,
-                )
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **ALONE},
+                pass_fds=handed,
             )
+        self._processes.append(process)
         with contextlib.ExitStack() as failing:
             failing.callback(line.close)
+            failing.callback(process.kill)  # it has no workers yet who would have to go first
             said = ""
             with contextlib.suppress(OSError), line.makefile("r") as heard:
                 line.sendall(json.dumps(self._places).encode() + b"\n")
