@@ -97,6 +97,14 @@ def test_who_wins_some_seed_against_the_best_of_few_is_not_told_from_it(seed, se
         assert found == {"a", "b"}
 
 
+def test_one_seed_against_the_verdict_counts_while_seeds_are_few():
+    behind = np.array([-0.01, 0.3, 0.3, 0.3, 0.3])
+    ends = {"best": behind, "rival": 0 * behind, "far": behind - 9}
+    assert leaders(ends) == {"best", "rival"}
+    more = {name: np.concatenate([one, one[1:], one[1:]]) for name, one in ends.items()}
+    assert leaders(more) == {"best"}
+
+
 def test_nobody_leads_with_one_seed_or_where_none_is_told_apart_or_after_breaking_down():
     assert leaders({"a": np.array([0.9]), "b": np.array([0.1])}) == set()
     assert leaders({"a": np.array([0.9, 0.1]), "b": np.array([0.1, 0.9])}) == set()
