@@ -23,7 +23,7 @@ from benchmarks.peers import memory
 
 MARK = "@@ "
 TOKEN = "PEERS_TOKEN"
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds an engine may take to start or to play one round."""
 QUIET = {
     "OMP_NUM_THREADS": "1",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="timed rounds; otherwise by task")
     parser.add_argument("--loader", action="store_true", help="peers' batches by DataLoader")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that engines are ended
     began, runs, failed = time.monotonic(), [], []
     data.write(CACHE / "data")
     peers = asked.peers.split(",")
