@@ -25,7 +25,7 @@ from dai_lab.federation import found, play
 torch.set_num_threads(1)
 clients, cohort = int(sys.argv[1]), int(sys.argv[2])
 def examples():
-    inputs = torch.randn(2_000_000, 20, generator=Key(0).stream())
+    inputs = torch.randn(2_010_000, 20, generator=Key(0).stream())
     return data.tensors(inputs, (inputs[:, 0] > 0).long(), test=0.001)
 us = found(
     data=examples, partition=data.iid, model=models.logistic, local=learning.sgd,
