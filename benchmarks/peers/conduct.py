@@ -93,7 +93,8 @@ class Engine:
                 if weigh:
                     heaviest = max(heaviest, self.megabytes())
         if report is None or name not in report:
-            raise RuntimeError(f"ended before {name}\n{self.end()}")
+            said = self.end()
+            raise RuntimeError(f"ended ({self.process.returncode}) before {name}\n{said}")
         return report if name == "accuracy" else report[name], heaviest
 
     def go(self) -> None:

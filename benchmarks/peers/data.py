@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -42,5 +46,12 @@ def write(folder: Path) -> None:
         shapes = [each.shape for each in build(name).parameters()]
         assert shapes == list(job.model.shapes), f"{name} differs from benchmarks/simulation.py"
     for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array.contiguous().numpy())
-    (folder / "tasks.json").write_text(json.dumps(sizes))
+        _replace(folder / f"{name}.npy", partial(np.save, arr=array.contiguous().numpy()))
+    _replace(folder / "tasks.json", lambda file: file.write(json.dumps(sizes).encode()))
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write beside and rename: whoever still maps the old file keeps it."""
+    with NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        write(file)
+    Path(file.name).replace(path)
