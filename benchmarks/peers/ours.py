@@ -21,9 +21,7 @@ def ours(workers: int, task: Task, batch: int) -> AbstractContextManager[Trainin
     local = partial(sgd, batch_size=batch, rate=RATE)
     if workers == 1:
         return engines.local(local, task, compute=Compute())
-    if hasattr(engines, "workers"):
-        return engines.workers(local, task, compute=Compute(), processes=workers)
-    return engines.local(local, task, compute=Compute(threads=workers))
+    return engines.workers(local, task, compute=Compute(), processes=workers)
 
 
 def task_of(setting: Setting) -> Task:
