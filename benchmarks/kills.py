@@ -25,7 +25,7 @@ from dai_lab.experiment import simulate
 FILES = ("records.jsonl", "summary.json", "checkpoint.safetensors")
 COMMON = (
     "data=digits", "federation.clients=20", "cohort.fraction=0.5", "rounds=40", "model.hidden=[64]",
-    "local.epochs=20", "local.batch_size=8", "+algorithm=scaffold",
+    "local.epochs=4", "local.batch_size=8", "+algorithm=scaffold",
 )  # fmt: skip
 
 
