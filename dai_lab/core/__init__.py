@@ -22,8 +22,12 @@ from dai_lab.core.parts import (
     Watcher,
 )
 from dai_lab.core.round import (
+    ALONE,
+    Aggregate,
     Arrivals,
     Compute,
+    Context,
+    Gram,
     Profiles,
     Record,
     Sent,
@@ -35,6 +39,8 @@ from dai_lab.core.round import (
 )
 
 __all__ = [
+    "ALONE",
+    "Aggregate",
     "Aggregator",
     "Arrivals",
     "Attack",
@@ -42,10 +48,12 @@ __all__ = [
     "Cohort",
     "Compression",
     "Compute",
+    "Context",
     "Dataset",
     "Devices",
     "Engine",
     "Examples",
+    "Gram",
     "Key",
     "LocalTraining",
     "Loss",

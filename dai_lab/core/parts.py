@@ -13,8 +13,10 @@ from dai_lab.core.data import Dataset, Partition
 from dai_lab.core.keys import Key
 from dai_lab.core.model import Rows, Vector
 from dai_lab.core.round import (
+    Aggregate,
     Arrivals,
     Compute,
+    Context,
     Profiles,
     Record,
     Sent,
@@ -93,8 +95,8 @@ class SecureAggregation(Protocol):
 class Aggregator(Protocol):
     """From the visible rows to one update."""
 
-    def __call__(self, visible: Visible) -> Vector:
-        """Return the update the server will apply."""
+    def __call__(self, visible: Visible, context: Context) -> Aggregate:
+        """Return the update the server will apply, and a verdict on every visible row."""
 
 
 @runtime_checkable

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from dai_lab.core.data import Examples, Shards
@@ -19,21 +20,51 @@ Record: TypeAlias = Mapping[str, float | int | str | None]
 
 
 @dataclass(frozen=True)
+class Gram:
+    """Inner products of rows as seen from one of them, so that a common offset cancels nothing.
+
+    ``inner[i, j]`` is the product of ``x[i] - x[center]`` and ``x[j] - x[center]``; the last row
+    and column belong to ``x[center]`` itself. NaN where a row is not finite.
+    """
+
+    inner: Float64[Tensor, "n n"]
+    center: int
+
+
+@dataclass(frozen=True)
 class Visible:
     """What the server may look at: one row per revealed client or group of clients.
 
     Only secure aggregation makes one, and an aggregator takes nothing else.
     """
 
-    rows: Rows
+    base: Rows
+    """What was revealed. It is what the rows are made of; without ``mix``, it is the rows."""
     members: tuple[tuple[int, ...], ...]
     """Clients behind each row."""
     weights: Float[Tensor, "_"]
     """What each row counts for in a weighted mean: the examples its members claim."""
+    mix: Float64[Tensor, "rows base"] | None = None
+    """What each row holds of each of ``base``, where a rule mixed or scaled them."""
+    gram: Gram | None = None
+    """Inner products of ``base``, where they are known already."""
 
     def __post_init__(self) -> None:
-        if not len(self.rows) == len(self.members) == len(self.weights):
+        if not self.count == len(self.members) == len(self.weights):
             raise ValueError("visible: rows, members and weights differ in number")
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.base) if self.mix is None else len(self.mix)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows multiplied out; rules that need no mixed row never pay for it."""
+        if self.mix is None:
+            return self.base
+        held = self.mix.ne(0).any(0)  # a row nobody holds any of may be NaN
+        return self.mix[:, held].to(self.base) @ self.base[held]
 
 
 @dataclass(frozen=True)
@@ -86,6 +117,41 @@ class State:
             kept[torch.searchsorted(ids, old)] = self.memory[name]
         kept[torch.searchsorted(ids, fresh)] = rows
         return {name: kept, f"{name}/of": ids}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a server knows beside the rows it sees; what it lacks is ``None``."""
+
+    key: Key = field(default_factory=lambda: Key(0))
+    state: State | None = None
+    """The model before this round, and what parts remember."""
+    model: Model | None = None
+    root: Callable[[], Vector] | None = None
+    """Trains on examples of the server's own as clients do on theirs; returns the update."""
+    judge: Callable[[Rows], tuple[Float[Tensor, "_"], Float[Tensor, "_"]]] | None = None
+    """From parameters, one model a row, to losses and error rates on the server's examples."""
+
+
+ALONE = Context()
+"""A server that knows nothing but what it sees."""
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What an aggregator makes of the rows, and what it thinks of each of them."""
+
+    update: Vector
+    shares: Float[Tensor, "_"]
+    """How much of the update is each visible row's, 0 where it was dropped; sums to 1 for means."""
+    suspicion: Float[Tensor, "_"]
+    """How strange each visible row looks, on the rule's own scale; infinite if not finite."""
+    suspected: Bool[Tensor, "_"]
+    """Rows the rule would accuse."""
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the rule needs to remember, named ``aggregator/what``."""
+    record: Record = field(default_factory=dict)
+    """Further numbers for the round's record."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +244,8 @@ class Trace:
     sent: Rows
     weights: Float[Tensor, "_"]
     visible: Visible
-    update: Vector
+    aggregate: Aggregate
+    """What the aggregator made of ``visible``, and what it thinks of each row."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dai_lab.core import Key, Rows, State, TooFew, Trace, Training, Updates
+from dai_lab.core import Context, Key, Rows, State, TooFew, Trace, Training, Updates
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
 from dai_lab.privacy import clip
@@ -179,8 +179,10 @@ def _carried_out(
         weights = mail.weights.to(rows.device)
         visible = us.secagg(rows, weights, clients=mail.clients, key=key / "secagg")
     with clock("aggregate"):
-        update = us.aggregator(visible)
-        after = us.server(state.remember(_spoken_for(us, mail)), update)
+        context = Context(key / "aggregator", state, us.task.model)
+        found = us.aggregator(visible, context)
+        state = state.remember(found.memory)
+        after = us.server(state.remember(_spoken_for(us, mail)), found.update)
     lying = torch.tensor([client in us.hostile for client in mail.clients])
     record: dict[str, Any] = {
         **counts,
@@ -188,9 +190,9 @@ def _carried_out(
         "hostile": int(lying.sum()),
         "rows_changed": changed,
         "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
-        "visible_rows": len(visible.rows),
+        "visible_rows": visible.count,
         "train_loss": mean(mail.losses, mail.weights * ~lying),
-        "update_norm": float(update.norm()),
+        "update_norm": float(found.update.norm()),
         **spent,
     }
     if pace.flying:
@@ -199,11 +201,11 @@ def _carried_out(
         if us.watch:
             liars = tuple(client for client in mail.clients if client in us.hostile)
             trace = Trace(
-                number, key, state, after, mail.clients, liars, rows, weights, visible, update
+                number, key, state, after, mail.clients, liars, rows, weights, visible, found
             )
             for name, watcher in us.watch.items():
-                found = watcher(trace)
-                record |= {f"{name}/{entry}": value for entry, value in found.items()}
+                noted = watcher(trace)
+                record |= {f"{name}/{entry}": value for entry, value in noted.items()}
     return after, record
 
 

@@ -63,7 +63,7 @@ def round_of(
         "federation/examples": sizes[list(cohort)].sum() / sizes.sum(),
     }
     visible = secagg(found.rows, found.weights, clients=cohort, key=Key(2) / number)
-    return server(state.remember(joined), mean(visible))
+    return server(state.remember(joined), mean(visible).update)
 
 
 def rounds(what, cohorts=COHORTS, forget=(), **knobs):

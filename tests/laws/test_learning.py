@@ -31,7 +31,7 @@ def round_of(what, state, number, method="flat", train=sgd, server=fedavg, **kno
         compute=Compute(method=method), **knobs,
     )  # fmt: skip
     visible = Visible(found.rows, tuple((client,) for client in cohort), found.weights)
-    return server(learn(state, cohort, found), mean(visible))
+    return server(learn(state, cohort, found), mean(visible).update)
 
 
 def rounds(what, count=3, **knobs):

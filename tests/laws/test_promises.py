@@ -87,7 +87,7 @@ def play(what, cohorts, algorithm, start=None, **knobs):
         joined = sizes[list(cohort)].sum() / sizes.sum()
         state = learn(state, cohort, found).remember({"federation/examples": joined})
         members = tuple((client,) for client in cohort)
-        state = server(state, mean(Visible(found.rows, members, found.weights)))
+        state = server(state, mean(Visible(found.rows, members, found.weights)).update)
     return state
 
 

@@ -54,7 +54,7 @@ def ours(train, server, *, method, memory=None, weighted=True, cohorts=COHORTS, 
         }
         state = learn(state, cohort, found).remember(joined)
         members = tuple((client,) for client in cohort)
-        update = mean(Visible(found.rows, members, found.weights), weighted=weighted)
+        update = mean(Visible(found.rows, members, found.weights), weighted=weighted).update
         states.append(server(state, update))
     return states[1:]
 

@@ -214,6 +214,6 @@ def test_the_weighted_mean_is_numpys():
     stream = KEY.stream()
     rows = torch.randn(9, 40, generator=stream)
     weights = torch.randint(1, 50, (9,), generator=stream).float()
-    ours = mean(Visible(rows, tuple((client,) for client in range(9)), weights))
+    ours = mean(Visible(rows, tuple((client,) for client in range(9)), weights)).update
     theirs = np.average(rows.double().numpy(), axis=0, weights=weights.numpy())
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-4, atol=1e-6)
