@@ -47,27 +47,23 @@ def lay(
     near = [base, *(one.unsqueeze(0) for one in beside)]
     near = [one.detach().to("cpu", kind) for one in near]
     near = [one if one.stride(1) == 1 or one.shape[1] == 1 else one.contiguous() for one in near]
-    every = len(base) + len(beside)
-    chosen = list(range(every)) if rows is None else rows.cpu().tolist()
     whole = base.shape[1] // GRAIN * GRAIN
     like = near[0].new_empty(0).numpy()
-    threads = torch.get_num_threads() if len(chosen) * whole >= WORTH else 1
-    starts = [
-        one.data_ptr() + one.stride(0) * one.element_size() * row
-        for one in near
-        for row in range(len(one))
-    ]
+    size = like.itemsize
+    starts = np.concatenate(
+        [one.data_ptr() + np.arange(len(one)) * (one.stride(0) * size) for one in near]
+    )
+    if rows is not None:
+        starts = starts[rows.cpu().numpy()]
+    threads = torch.get_num_threads() if len(starts) * whole >= WORTH else 1
     if whole:
-        yield (
-            Laid(np.array([starts[row] for row in chosen], np.int64), whole, like, threads, near),
-            0,
-        )
+        yield Laid(starts, whole, like, threads, near), 0
     if base.shape[1] > whole:
-        rest = torch.zeros((len(chosen), GRAIN), dtype=kind)
         odd = torch.cat([one[:, whole:] for one in near])
-        rest[:, : base.shape[1] - whole] = odd if rows is None else odd[chosen]
-        addresses = rest.data_ptr() + np.arange(len(chosen)) * GRAIN * rest.element_size()
-        yield Laid(addresses.astype(np.int64), GRAIN, like, 1, rest), whole
+        rest = torch.zeros((len(starts), GRAIN), dtype=kind)
+        rest[:, : base.shape[1] - whole] = odd if rows is None else odd[rows.cpu()]
+        starts = rest.data_ptr() + np.arange(len(rest)) * (GRAIN * size)
+        yield Laid(starts, GRAIN, like, 1, rest), whole
 
 
 def kind_of(base: Rows) -> torch.dtype:
