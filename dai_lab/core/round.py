@@ -64,7 +64,13 @@ class Visible:
         if self.mix is None:
             return self.base
         held = self.mix.ne(0).any(0)  # a row nobody holds any of may be NaN
-        return self.mix[:, held].to(self.base) @ self.base[held]
+        rows = self.mix[:, held].to(self.base) @ self.base[held]
+        if not bool(rows.isfinite().all()):
+            # 0 times NaN is NaN: only who holds some of a row that is not finite is not either.
+            held &= self.base.isfinite().all(1)
+            rows = self.mix[:, held].to(self.base) @ self.base[held]
+            rows[self.mix[:, ~held].ne(0).any(1)] = torch.nan
+        return rows
 
 
 @dataclass(frozen=True)
