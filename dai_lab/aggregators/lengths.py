@@ -15,8 +15,8 @@ from dai_lab.aggregators import kernels
 from dai_lab.aggregators.seen import judged, look, need
 from dai_lab.core import ALONE, Aggregate, Context, Rows, TooFew, Vector, Visible
 
-BLOCK = 2**14
-"""Columns at a time; few enough to stay in a cache as float64."""
+BLOCK = 2**18
+"""Numbers to look at at a time; few enough to stay in a cache as float64."""
 
 
 _NONE = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
@@ -163,9 +163,10 @@ def _from_row(visible: Visible, pivot: int | None) -> tuple[Int[Tensor, "m"], Fl
 
 def _squares(base: Rows, origin: Vector | None) -> Float64[Tensor, "_"]:
     total = torch.zeros(len(base), dtype=torch.float64, device=base.device)
-    for start in range(0, base.shape[1], BLOCK):
-        block = base[:, start : start + BLOCK].double()
+    columns = max(1, BLOCK // max(1, len(base)))
+    for start in range(0, base.shape[1], columns):
+        block = base[:, start : start + columns].double()
         if origin is not None:
-            block = block - origin[start : start + BLOCK].to(block)
+            block = block - origin[start : start + columns].to(block)
         total += torch.linalg.vecdot(block, block)
     return total

@@ -56,8 +56,9 @@ class Seen:
 
     @cached_property
     def distances(self) -> Float64[Tensor, "m m"]:
-        """Squared Euclidean distances between finite rows."""
-        return squared_distances(self.holds @ self.inner @ self.holds.T)
+        """Squared Euclidean distances between finite rows; rows mixed alike have the same."""
+        unlike, which = _unlike(self.holds, self.visible.mix is not None)
+        return squared_distances(unlike @ self.inner @ unlike.T)[which][:, which]
 
     @cached_property
     def products(self) -> Float64[Tensor, "m m"]:
@@ -75,8 +76,8 @@ class Seen:
     @property
     def norms(self) -> Float64[Tensor, "m"]:
         """Euclidean lengths of finite rows."""
-        whole = self.whole
-        return ((whole @ self.inner) * whole).sum(1).clamp_min(0).sqrt()
+        unlike, which = _unlike(self.whole, self.visible.mix is not None)
+        return ((unlike @ self.inner) * unlike).sum(1).clamp_min(0).sqrt()[which]
 
     def other(self, place: int) -> Float64[Tensor, "basis"]:
         """Return one of ``beside`` as a vector of the space, less the row all are seen from."""
@@ -117,6 +118,20 @@ def look(visible: Visible, beside: Sequence[Vector] = ()) -> Seen:
         holds[:, : len(base)] = mix[finite]
         holds[:, -1] = mix[finite].sum(1) - 1.0
     return Seen(visible, tuple(beside), found, finite, holds)
+
+
+def _unlike(
+    holds: Float64[Tensor, "m basis"], mixed: bool
+) -> tuple[Float64[Tensor, "_ basis"], Int[Tensor, "m"]]:
+    """Return rows without repetition, and which of them each row is.
+
+    Mixing makes many rows alike, and a matrix product need not round them alike: without this,
+    rounding and not their order would say who of them comes first.
+    """
+    if not mixed:
+        return holds, torch.arange(len(holds), device=holds.device)
+    unlike, which = holds.unique(dim=0, return_inverse=True)
+    return unlike, which
 
 
 def squared_distances(products: Float64[Tensor, "m m"]) -> Float64[Tensor, "m m"]:

@@ -107,8 +107,9 @@ def bulyan(visible: Visible, context: Context = ALONE, *, f: int = 1) -> Aggrega
 
     Krum runs anew on what each pick leaves, with ``n' - f - 2`` of ``n'`` rows as neighbors, at
     least one; then each coordinate is the mean of the ``n - 4 f`` values closest to the median of
-    those picked. A row's suspicion is its Krum score among all rows, and of those never picked the
-    ``f`` most suspicious are accused.
+    those picked. The last picks may be liars close to each other, whom the second step is there to
+    outvote; so a row's suspicion is its Krum score among all rows. With ``f`` at 1 or 2 the last
+    picks are of two rows nearest to each other, a tie: whoever comes first is picked.
 
     Args:
         visible: What the server may see; at least ``4 f + 3`` rows.
@@ -135,10 +136,7 @@ def bulyan(visible: Visible, context: Context = ALONE, *, f: int = 1) -> Aggrega
     scores = krum_scores(distances, left)
     shares = torch.zeros_like(scores)
     shares[picked] = _shares(visible, rows, low, high, kept)
-    never = torch.ones_like(scores, dtype=torch.bool).index_fill_(0, picked, False)
-    worst = scores.masked_fill(~never, -torch.inf).argsort(descending=True, stable=True)[:left]
-    accused = torch.zeros_like(never).index_fill_(0, worst, True)
-    return judged(visible, update, seen.finite, shares=shares, suspicion=scores, suspects=accused)
+    return judged(visible, update, seen.finite, shares=shares, suspicion=scores, suspects=left)
 
 
 def krum_scores(
