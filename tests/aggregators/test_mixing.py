@@ -261,18 +261,17 @@ def test_rows_that_are_not_finite_are_accused_and_spread_nowhere(outer, then, se
 
 @EVERY_OUTER
 @given(seed=SEEDS)
-def test_two_far_liars_are_accused_and_have_no_part_in_the_update(outer, seed):
+def test_two_far_liars_are_accused_or_become_no_longer_than_the_honest(outer, seed):
     rows = cloud("gaussian", seed)
-    rows[[4, 9]] = 1e5
+    liars = [4, 9]
+    rows[liars] = 1e5
     found = outer(see(rows), Context(Key(seed)), then=partial(multi_krum, f=3))
-    assert (found.update.abs() <= rows[0:4].abs().max() + 10).all()
-    if outer not in (
-        OUTER["clipping"],
-        OUTER["arc"],
-    ):  # which leave their direction, now no longer than others
-        assert found.suspected[[4, 9]].all()
-    buckets = 2 if "size" in outer.keywords else 1
-    assert int(found.suspected.sum()) <= 2 * buckets
+    honest = [place for place in range(COUNT) if place not in liars]
+    assert found.update.norm() <= rows[honest].norm(dim=1).max()
+    if outer not in (OUTER["clipping"], OUTER["arc"]):
+        assert found.suspected[liars].all()
+    # The last bucket may be smaller.
+    assert 3 <= int(found.suspected.sum()) <= 3 * outer.keywords.get("size", 1)
 
 
 @given(seed=SEEDS, kind=st.sampled_from(["gaussian", "clusters", "outlier"]))
