@@ -9,14 +9,24 @@ from dai_lab.aggregators.coordinates import (
     rlr,
     trimmed_mean,
 )
-from dai_lab.aggregators.selection import krum
+from dai_lab.aggregators.lengths import cge, monna
+from dai_lab.aggregators.mixing import arc, bucketing, clipping, nnm
+from dai_lab.aggregators.selection import bulyan, krum, multi_krum
 
 __all__ = [
+    "arc",
+    "bucketing",
+    "bulyan",
+    "cge",
+    "clipping",
     "krum",
     "majority_vote",
     "meamed",
     "mean",
     "median",
+    "monna",
+    "multi_krum",
+    "nnm",
     "phocas",
     "rlr",
     "trimmed_mean",
