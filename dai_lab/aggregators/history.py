@@ -15,9 +15,11 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
-from dai_lab.aggregators.seen import judged, look, need, squared_distances
-from dai_lab.core import ALONE, Aggregate, Context, Model, State, TooFew, Visible
+from dai_lab.aggregators.seen import judged, need, squared_distances
+from dai_lab.core import ALONE, Aggregate, Context, Model, Rows, State, TooFew, Visible
 
+BLOCK = 2**14
+"""Columns that are worked on at once, in float64."""
 SAME = 1e-12
 """Distance from 1 at which a cosine is rounding, and two histories are the same."""
 
@@ -57,19 +59,18 @@ def foolsgold(
     clients = single("foolsgold", visible)
     state = context.state or nothing(visible)
     first = _output(visible, context.model) if features == "output" else 0
-    seen = look(visible)
-    need("foolsgold", visible, seen.count)
-    whose = [clients[one] for one in seen.finite.tolist()]
-    sent = _columns(visible, seen.finite, first)
+    rows, finite = sound("foolsgold", visible)
+    whose = [clients[one] for one in finite.tolist()]
+    sent = rows[:, first:]
     before = state.recall("aggregator/foolsgold", whose, torch.zeros_like(sent[0]))
     history = before.to(sent) + sent
-    weights, likeness = _goldfish(kernels.gram(history).inner, len(history))
+    weights, likeness = _pardoned(_cosines(history))
     total = weights.sum()
     shares = weights / torch.where(total > 0, total, 1.0) if average else weights
     return judged(
         visible,
-        seen.vector(shares),
-        seen.finite,
+        kernels.combine(rows, shares),
+        finite,
         shares=shares,
         suspicion=likeness,
         suspects=weights == 0,
@@ -126,19 +127,17 @@ def safeguard(
     state = context.state or nothing(visible)
     clock = int(state.memory.get("aggregator/safeguard_rounds", torch.zeros(())))
     gone = state.memory.get("aggregator/safeguard_gone", torch.empty(0, dtype=torch.long))
-    seen = look(visible)
-    need("safeguard", visible, seen.count)
-    device = seen.finite.device
-    whose = [clients[one] for one in seen.finite.tolist()]
+    rows, finite = sound("safeguard", visible)
+    device = rows.device
+    whose = [clients[one] for one in finite.tolist()]
     good = ~torch.isin(torch.tensor(whose), gone.cpu()).to(device)
     if not bool(good.any()):
         raise TooFew(
-            f"aggregator=safeguard has evicted all {seen.count} finite rows it sees: "
+            f"aggregator=safeguard has evicted all {len(rows)} finite rows it sees: "
             "raise aggregator.floor or the thresholds"
         )
-    rows = visible.rows[seen.finite]
     memory: dict[str, Tensor] = {}
-    excess = torch.zeros(seen.count, dtype=torch.float64, device=device)
+    excess = torch.zeros(len(rows), dtype=torch.float64, device=device)
     windows = {"short": (short, short_threshold), "long": (long, long_threshold)}
     for name, (rounds, threshold) in windows.items():
         what = f"aggregator/safeguard_{name}"
@@ -158,13 +157,13 @@ def safeguard(
         memory |= held.keep(what, whose, sums)
         excess = torch.maximum(excess, _strays(sums[:, :-1], good, visible.count, threshold, floor))
     evicted = good & (excess > 1)
-    lost = set(range(visible.count)) - set(seen.finite.tolist())
+    lost = set(range(visible.count)) - set(finite.tolist())
     bad = {one for one, out in zip(whose, evicted.tolist(), strict=True) if out}
     bad |= {clients[one] for one in lost} | set(gone.tolist())
     memory["aggregator/safeguard_gone"] = torch.tensor(sorted(bad), dtype=torch.long)
     memory["aggregator/safeguard_rounds"] = torch.tensor(clock + 1)
     shares = good.double() / good.sum()
-    update = seen.vector(shares)
+    update = kernels.combine(rows, shares)
     if noise:
         drawn = torch.randn(
             len(update), dtype=update.dtype, generator=(context.key / "safeguard").stream()
@@ -173,7 +172,7 @@ def safeguard(
     return judged(
         visible,
         update,
-        seen.finite,
+        finite,
         shares=shares,
         suspicion=excess,
         suspects=~good | evicted,
@@ -190,6 +189,15 @@ def single(rule: str, visible: Visible) -> tuple[int, ...]:
             "set secagg=plain"
         )
     return tuple(some[0] for some in visible.members)
+
+
+def sound(rule: str, visible: Visible) -> tuple[Rows, Int[Tensor, "m"]]:
+    """Return the finite rows, and which they are."""
+    rows = visible.rows
+    good = rows.isfinite().all(1)
+    finite = good.nonzero().flatten()
+    need(rule, visible, len(finite))
+    return rows if len(finite) == len(rows) else rows[finite], finite
 
 
 def nothing(visible: Visible) -> State:
@@ -213,24 +221,22 @@ def _output(visible: Visible, model: Model | None) -> int:
     return model.params - ours
 
 
-def _columns(visible: Visible, rows: Int[Tensor, "m"], first: int) -> Float[Tensor, "m features"]:
-    """Return the finite rows from one column on."""
-    if visible.mix is None:
-        return visible.base[rows, first:]
-    held = visible.mix[rows].ne(0).any(0)
-    return visible.mix[rows][:, held].to(visible.base) @ visible.base[held, first:]
+def _cosines(rows: Float[Tensor, "m _"]) -> Float64[Tensor, "m m"]:
+    """Return the cosine of each row with each other; 0 where a row is 0."""
+    # Not a centered Gram matrix: the most may be liars, and next to their lengths others vanish.
+    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    units = 1.0 / torch.where(lengths > 0, lengths, 1.0)
+    found = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for block in rows.split(BLOCK, dim=1):
+        some = block.double() * units.unsqueeze(1)
+        found += some @ some.T
+    return found
 
 
-def _goldfish(
-    inner: Float64[Tensor, "_ _"], count: int
+def _pardoned(
+    alike: Float64[Tensor, "m m"],
 ) -> tuple[Float64[Tensor, "m"], Float64[Tensor, "m"]]:
-    """Weigh each history by how little it resembles the others."""
-    holds = torch.eye(count, len(inner), dtype=inner.dtype, device=inner.device)
-    holds[:, -1] = 1.0
-    products = holds @ inner @ holds.T
-    lengths = products.diagonal().clamp_min(0).sqrt()
-    scale = lengths.unsqueeze(1) * lengths
-    alike = torch.where(scale > 0, products / torch.where(scale > 0, scale, 1.0), 0.0)
+    """Weigh each history by how little it resembles the others, and say how much it does."""
     alike = alike.clamp(-1, 1).fill_diagonal_(0)
     most = alike.amax(1)
     # Pardon: who resembles another less than that other resembles someone was not its partner.

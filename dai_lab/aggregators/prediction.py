@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
-from dai_lab.aggregators.history import nothing, single
-from dai_lab.aggregators.seen import judged, look, need
+from dai_lab.aggregators.history import nothing, single, sound
+from dai_lab.aggregators.seen import judged
 from dai_lab.core import ALONE, Aggregate, Context, Key, Rows, State, Vector, Visible
 
 BLOCK = 2**14
@@ -52,10 +52,8 @@ def fldetector(
     if context.state is None:
         raise ValueError("aggregator=fldetector needs the model that the rows would change")
     clients, state = single("fldetector", visible), context.state
-    seen = look(visible)
-    need("fldetector", visible, seen.count)
-    rows = visible.rows[seen.finite]
-    whose = [clients[one] for one in seen.finite.tolist()]
+    rows, finite = sound("fldetector", visible)
+    whose = [clients[one] for one in finite.tolist()]
     past = _Past(state)
     errors = past.errors(whose, rows)
     shares_now = errors / errors.nansum().clamp_min(torch.finfo(torch.float64).tiny)
@@ -69,7 +67,7 @@ def fldetector(
     if predicted >= window and int(known.sum()) >= 3:
         dropped[known] = _upper(suspicion[known], draws, context.key / "fldetector")
     shares = (~dropped).double() / (~dropped).sum()
-    update = seen.vector(shares)
+    update = kernels.combine(rows, shares)
     memory = {
         **state.keep("aggregator/fldetector_scores", whose, scores),
         # Only who was there the round before can be predicted: all others are forgotten.
@@ -80,7 +78,7 @@ def fldetector(
     return judged(
         visible,
         update,
-        seen.finite,
+        finite,
         shares=shares,
         suspicion=suspicion,
         suspects=dropped,

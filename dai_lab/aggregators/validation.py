@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from dai_lab.aggregators import kernels
 from dai_lab.aggregators.coordinates import mean
-from dai_lab.aggregators.seen import judged, look, need
+from dai_lab.aggregators.seen import judged, need
+from dai_lab.aggregators.trust import project
 from dai_lab.core import ALONE, Aggregate, Aggregator, Context, Vector, Visible
 
 TOGETHER = 8
@@ -48,21 +50,24 @@ def zeno(
     if not rho >= 0:
         raise ValueError(f"aggregator.rho must be at least 0, got {rho}")
     params, judge = _court("zeno", context)
-    seen = look(visible)
-    left = need("zeno", visible, seen.count, f=f, least=f + 1)
-    alone = torch.eye(seen.count, dtype=torch.float64, device=seen.finite.device)
-    steps = (seen.vector(one) for one in alone)
+    _, lengths = project(visible, params)
+    finite = lengths.isfinite().nonzero().flatten()
+    left = need("zeno", visible, len(finite), f=f, least=f + 1)
+    base, mix = visible.base, visible.mix
+    holds = torch.eye(visible.count, dtype=torch.float64, device=finite.device)
+    holds = (holds if mix is None else mix)[finite]
+    steps = (kernels.combine(base, one) for one in holds)
     losses, _ = judge(chain([torch.zeros_like(params)], steps))
     # A loss that is infinite already cannot get worse.
     before = losses[0] if bool(losses[0].isfinite()) else torch.zeros_like(losses[0])
-    scores = before - losses[1:].to(alone.device) - rho * seen.norms.square()
+    scores = before - losses[1:].to(lengths.device) - rho * lengths[finite].square()
     kept = torch.zeros_like(scores)
-    kept[scores.argsort(descending=True, stable=True)[: seen.count - left]] = 1.0
+    kept[scores.argsort(descending=True, stable=True)[: len(finite) - left]] = 1.0
     shares = kept / kept.sum()
     return judged(
         visible,
-        seen.vector(shares),
-        seen.finite,
+        kernels.combine(base, shares @ holds),
+        finite,
         shares=shares,
         suspicion=-scores,
         suspects=kept == 0,
