@@ -63,7 +63,7 @@ def foolsgold(
     whose = [clients[one] for one in finite.tolist()]
     sent = rows[:, first:]
     before = state.recall("aggregator/foolsgold", whose, torch.zeros_like(sent[0]))
-    history = before.to(sent) + sent
+    history = (before.to(sent) + sent).nan_to_num()  # a sum of finite rows may still overflow
     weights, likeness = _pardoned(_cosines(history))
     total = weights.sum()
     shares = weights / torch.where(total > 0, total, 1.0) if average else weights
@@ -224,11 +224,13 @@ def _output(visible: Visible, model: Model | None) -> int:
 def _cosines(rows: Float[Tensor, "m _"]) -> Float64[Tensor, "m m"]:
     """Return the cosine of each row with each other; 0 where a row is 0."""
     # Not a centered Gram matrix: the most may be liars, and next to their lengths others vanish.
-    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    units = 1.0 / torch.where(lengths > 0, lengths, 1.0)
+    tiny, blocks = torch.finfo(torch.float64).tiny, rows.split(BLOCK, dim=1)
+    largest = rows.abs().amax(1, keepdim=True).double().clamp_min(tiny)
+    lengths = torch.stack([(one / largest).square().sum(1) for one in blocks]).sum(0).sqrt()
+    units = 1.0 / torch.where(lengths > 0, lengths, 1.0).unsqueeze(1)
     found = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for block in rows.split(BLOCK, dim=1):
-        some = block.double() * units.unsqueeze(1)
+    for block in blocks:
+        some = block / largest * units
         found += some @ some.T
     return found
 
@@ -279,6 +281,7 @@ def _strays(
     """Say how far each is from the concentrated median, as a multiple of what is tolerated."""
     count = len(sums)
     apart = squared_distances(kernels.gram(sums).inner[:count, :count]).sqrt()
+    apart = apart.nan_to_num(torch.inf, torch.inf)  # sums may overflow
     among = apart[good][:, good]
     ranked = among.sort(dim=1).values
     # So many, itself included, are more than half of all.

@@ -56,13 +56,16 @@ def fldetector(
     whose = [clients[one] for one in finite.tolist()]
     past = _Past(state)
     errors = past.errors(whose, rows)
-    shares_now = errors / errors.nansum().clamp_min(torch.finfo(torch.float64).tiny)
+    known = ~errors.isnan()
+    if bool(errors.isinf().any()):
+        errors = torch.where(known, errors.isinf().double(), errors)  # all else is nothing to that
+    part = errors / errors.nansum().clamp_min(torch.finfo(torch.float64).tiny)
     unknown = rows.new_full((window,), torch.nan, dtype=torch.float64)
     scores = state.recall("aggregator/fldetector_scores", whose, unknown)
-    scores = torch.cat([scores[:, 1:], shares_now.unsqueeze(1)], dim=1)
+    scores = torch.cat([scores[:, 1:], part.unsqueeze(1)], dim=1)
     suspicion = scores.nanmean(1).nan_to_num(0.0)
+    predicted = past.predicted + int(bool(known.any()))
     known = (~scores.isnan()).any(1)
-    predicted = past.predicted + int(bool((~errors.isnan()).any()))
     dropped = torch.zeros_like(known)
     if predicted >= window and int(known.sum()) >= 3:
         dropped[known] = _upper(suspicion[known], draws, context.key / "fldetector")

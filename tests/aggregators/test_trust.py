@@ -107,7 +107,7 @@ def test_rows_that_are_mixtures_are_judged_as_if_multiplied_out():
 def test_what_cannot_be_trusted_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"set federation\.root") as missing:
         fltrust(see(rows(0)))
-    with pytest.raises(ValueError, match="not finite: lower local.rate"):
+    with pytest.raises(ValueError, match=r"not finite: lower local\.rate"):
         fltrust(see(rows(0)), trusting(torch.full((5,), torch.nan)))
     with pytest.raises(TooFew, match=r"sees 7 \(0 finite\)"):
         fltrust(see(rows(0) * torch.nan), trusting(torch.ones(5)))
