@@ -28,8 +28,10 @@ def fldetector(
 
     Until ``window`` rounds have been predicted, of which the third round is the first, this is
     the mean with equal weights. A client that was not there the round before is not predicted,
-    and a client never predicted is never dropped. It cannot see liars who are as consistent as
-    the honest, and until it starts liars bend what it learns from.
+    so all should take part in every round: who comes every other round is never dropped. It
+    cannot see liars who are as consistent as the honest, and until it starts liars bend what
+    it learns from. The authors remove whom they find and train again from the start; here the
+    round goes on without them, and they are predicted again in the next.
 
     Args:
         visible: What the server may see, each row of a single client; at least one finite row.
@@ -118,7 +120,7 @@ class _Past:
 
     def learned(self, params: Vector, update: Vector, window: int) -> dict[str, Tensor]:
         """Return the memories after this round, of at most ``window`` moves."""
-        memory = {"params": params, "update": update}
+        memory = {"params": params.clone(), "update": update.clone()}
         if self.params is not None and self.update is not None:
             move, change = params - self.params, update - self.update
             whole = bool(move.isfinite().all()) and bool(change.isfinite().all())
@@ -128,8 +130,8 @@ class _Past:
                     ("moves", self.moves, move),
                     ("changes", self.changes, change),
                 ):
-                    kept = new.unsqueeze(0) if old is None else torch.cat([old, new.unsqueeze(0)])
-                    memory[name] = kept[-window:]
+                    kept = new[None, :][:0] if old is None else old[max(0, len(old) + 1 - window) :]
+                    memory[name] = torch.cat([kept, new[None, :]])
         return {f"aggregator/fldetector_{what}": one for what, one in memory.items()}
 
 
