@@ -98,9 +98,8 @@ def safeguard(
     ``short`` there is a single safeguard, as in the paper's section 4.
 
     Where no threshold is given it is the smallest for which a median exists, at least ``floor``
-    (the paper found its own by trial runs). Where a given one has no median, the client with
-    the most others near stands in. Sums are only comparable among clients that take
-    part in the same rounds: a warning says where they are not.
+    (the paper's come from trial runs). Where a given one has no median, whoever has the most
+    near stands in. Only sums over the same rounds compare: a warning says where they are not.
 
     Args:
         visible: What the server may see, each row of a single client; fewer than half may lie.
