@@ -11,7 +11,7 @@ square of its length is no float64.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,51 +19,72 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
-from dai_lab.core import Aggregate, Gram, Record, TooFew, Vector, Visible
+from dai_lab.core import Aggregate, Gram, Record, Rows, TooFew, Vector, Visible
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The finite rows of ``visible`` in the space of their inner products.
+    """The finite rows of ``visible``, how far apart they are, and their inner products.
 
-    A vector of that space says how much it holds of every row of the base, of whatever is
-    ``beside`` them, and, last, of the row all others are seen from. Where ``m`` finite rows of
-    ``n`` are left, everything here has ``m`` rows, in their order.
+    Rows are vectors of a small space, which says how much of every row of the base they hold, of
+    whatever is ``beside`` them, and, last, of the row all others are seen from. Where ``m`` finite
+    rows of ``n`` are left, everything here has ``m`` rows, in their order.
     """
 
     visible: Visible
     beside: tuple[Vector, ...]
-    gram: Gram
     finite: Int[Tensor, "m"]
     """Which of the visible rows are finite."""
-    holds: Float64[Tensor, "m basis"]
-    """Each finite row as a vector of the space, less the row all are seen from."""
 
     @property
     def count(self) -> int:
         """Number of finite rows."""
         return len(self.finite)
 
-    @property
-    def lost(self) -> int:
-        """Number of rows that are not finite."""
-        return self.visible.count - self.count
+    @cached_property
+    def gram(self) -> Gram:
+        """Inner products of the base and what is beside it: a pass over all rows, taken once."""
+        known = None if self.beside else self.visible.gram
+        return known or kernels.gram(self.visible.base, self.beside)
 
     @cached_property
     def inner(self) -> Float64[Tensor, "basis basis"]:
-        """Inner products of the basis; 0 for what is not finite and never held."""
+        """Inner products of the space; 0 for what is not finite and never held."""
         return self.gram.inner.nan_to_num(0.0, 0.0, 0.0)
+
+    @cached_property
+    def holds(self) -> Float64[Tensor, "m basis"]:
+        """Each finite row as a vector of the space, less the row all are seen from."""
+        base, mix = len(self.visible.base), self.visible.mix
+        basis = base + len(self.beside) + 1
+        holds = torch.zeros((self.count, basis), dtype=torch.float64, device=self.finite.device)
+        if mix is None:
+            holds[torch.arange(self.count, device=holds.device), self.finite] = 1.0
+        else:
+            holds[:, :base] = mix[self.finite]
+            holds[:, -1] = mix[self.finite].sum(1) - 1.0
+        return holds
 
     @cached_property
     def distances(self) -> Float64[Tensor, "m m"]:
         """Squared Euclidean distances between finite rows."""
-        return squared_distances(self.holds @ self.inner @ self.holds.T)
+        known, mix = self.visible.distances, self.visible.mix
+        if known is None:
+            return squared_distances(self.holds @ self.inner @ self.holds.T)
+        if mix is None:
+            return known[self.finite][:, self.finite]
+        # Of mixtures whose weights sum to 1, from distances alone, as seen from the middle row.
+        held = mix[self.finite].ne(0).any(0)
+        apart, weights = known[held][:, held], mix[self.finite][:, held]
+        middle = apart.median(1).values.argmin()
+        from_it = apart[middle]
+        seen = (from_it.unsqueeze(1) + from_it - apart) / 2
+        return squared_distances(weights @ seen @ weights.T)
 
     @cached_property
     def products(self) -> Float64[Tensor, "m m"]:
         """Inner products of finite rows, seen from the origin."""
-        whole = self.whole
-        return whole @ self.inner @ whole.T
+        return self.whole @ self.inner @ self.whole.T
 
     @property
     def whole(self) -> Float64[Tensor, "m basis"]:
@@ -75,48 +96,68 @@ class Seen:
     @property
     def norms(self) -> Float64[Tensor, "m"]:
         """Euclidean lengths of finite rows."""
-        whole = self.whole
-        return ((whole @ self.inner) * whole).sum(1).clamp_min(0).sqrt()
+        return ((self.whole @ self.inner) * self.whole).sum(1).clamp_min(0).sqrt()
 
     def other(self, place: int) -> Float64[Tensor, "basis"]:
         """Return one of ``beside`` as a vector of the space, less the row all are seen from."""
-        return self.holds.new_zeros(self.holds.shape[1]).index_fill_(
-            0, torch.tensor(len(self.visible.base) + place, device=self.holds.device), 1.0
-        )
+        there = torch.zeros(len(self.inner), dtype=torch.float64, device=self.inner.device)
+        there[len(self.visible.base) + place] = 1.0
+        return there
 
     def vector(self, weights: Float64[Tensor, "m"], *others: float) -> Vector:
         """Add up the finite rows, each times its weight, and whatever is ``beside`` them."""
-        base = self.visible.base
-        mix = self.visible.mix
+        base, mix = self.visible.base, self.visible.mix
         own = weights.new_zeros(self.visible.count).index_copy_(0, self.finite, weights)
         own = own if mix is None else own @ mix
         rest = own.new_tensor([*others] + [0.0] * (len(self.beside) - len(others)))
         return kernels.combine(base, torch.cat([own, rest]), self.beside)
 
 
-def look(visible: Visible, beside: Sequence[Vector] = ()) -> Seen:
-    """Take the inner products of all visible rows, or those at hand, and find the finite ones.
+def look(visible: Visible, beside: Sequence[Vector] = (), *, products: bool = False) -> Seen:
+    """Compare all visible rows with each other, unless that was done, and find the finite ones.
 
     Args:
         visible: What the server may see.
         beside: Finite vectors to have in the same space, such as the last update.
+        products: Whether inner products are wanted, not only distances; with ``beside`` they are.
     """
-    base, mix = visible.base, visible.mix
-    known = visible.gram is not None and not beside
-    found = visible.gram if known else kernels.gram(base, tuple(beside))
-    assert found is not None
-    basis = len(found.inner)
-    good = found.inner.diagonal()[: len(base)].isfinite()
+    products = products or bool(beside)
+    mix = visible.mix
+    even = mix is None or bool(((mix.sum(1) - 1).abs() < 1e-12).all())
+    if products or not even or (visible.gram is not None and visible.distances is None):
+        found = None if beside else visible.gram
+        found = kernels.gram(visible.base, tuple(beside)) if found is None else found
+        good = found.inner.diagonal()[: len(visible.base)].isfinite()
+        visible = visible if beside else replace(visible, gram=found)
+    else:
+        found = None
+        apart = visible.distances
+        apart = kernels.distances(visible.base) if apart is None else apart
+        good = _mutual(visible.base, apart)
+        visible = replace(visible, distances=apart)
     if mix is None:
         finite = good.nonzero().flatten()
-        holds = found.inner.new_zeros((len(finite), basis))
-        holds[torch.arange(len(finite)), finite] = 1.0
     else:
         finite = (mix[:, ~good] == 0).all(1).nonzero().flatten()
-        holds = found.inner.new_zeros((len(finite), basis))
-        holds[:, : len(base)] = mix[finite]
-        holds[:, -1] = mix[finite].sum(1) - 1.0
-    return Seen(visible, tuple(beside), found, finite, holds)
+    seen = Seen(visible, tuple(beside), finite)
+    if found is not None:
+        seen.__dict__["gram"] = found
+    return seen
+
+
+def _mutual(base: Rows, apart: Float64[Tensor, "n n"]) -> Bool[Tensor, "n"]:
+    """Find the finite rows, given squared distances: the most that have finite ones."""
+    reached = apart.isfinite()
+    if bool(reached.all()) and len(base) > 1:
+        return reached[0]
+    # Only its own numbers tell of a row that is alone.
+    best = reached.sum(1).argsort(descending=True, stable=True).tolist()
+    for row in best:
+        if bool(base[row].isfinite().all()):
+            found: Tensor = reached[row].clone()
+            found[row] = True
+            return found
+    return torch.zeros_like(reached[0])
 
 
 def squared_distances(products: Float64[Tensor, "m m"]) -> Float64[Tensor, "m m"]:

@@ -46,6 +46,8 @@ class Visible:
     """What each row counts for in a weighted mean: the examples its members claim."""
     mix: Float64[Tensor, "rows base"] | None = None
     """What each row holds of each of ``base``, where a rule mixed or scaled them."""
+    distances: Float64[Tensor, "base base"] | None = None
+    """Squared distances of ``base``, where they are known already."""
     gram: Gram | None = None
     """Inner products of ``base``, where they are known already."""
 

@@ -1,16 +1,33 @@
-"""Where a pass runs: compiled on the CPU, compiled for CUDA, or torch where neither fits."""
+"""Passes over rows: which code runs, on how many threads, and what becomes of the odd columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from dai_lab.aggregators.kernels import there
+from dai_lab.aggregators.kernels.laid import GRAIN, Laid, kind_of, lay, padded, threaded
 from dai_lab.core import Gram, Rows, Vector
 
-BLOCK = 2**14
+CHUNK = 256
+"""Columns in one bite where all pairs of rows are compared, so that they stay at hand."""
+
+SEGMENTS = 64
+"""Parts whose sums are added up in order, whoever computed them."""
+
+EXACT = 2**23
+"""Products of single numbers up to which inner products of float32 are computed in float64."""
+
+MIXED = 2**18
+"""Numbers to multiply out at a time where rows are mixtures."""
+
+AMID = 256
+"""Columns on which a row that lies amid the others is looked for."""
 
 
 def window(
@@ -34,11 +51,7 @@ def window(
         The averages ``[d]``, and whether all numbers looked at are finite; if not, the
         averages mean nothing.
     """
-    parts, finite = [], True
-    for block in _blocks(base, rows, mix):
-        finite = finite and bool(block.isfinite().all())
-        parts.append(block.sort(dim=0).values[low:high].mean(0))
-    return torch.cat(parts), finite
+    return _by_column(base, low, high, 0, rows, mix)
 
 
 def nearest(
@@ -55,14 +68,31 @@ def nearest(
     Of two values equally far, the smaller is taken first. Arguments and what is returned are as
     there.
     """
-    parts, finite = [], True
-    for block in _blocks(base, rows, mix):
-        finite = finite and bool(block.isfinite().all())
-        ranked = block.sort(dim=0).values
-        middle = ranked[low:high].mean(0)
-        order = (ranked - middle).abs().sort(dim=0, stable=True).indices
-        parts.append(ranked.gather(0, order[:count]).mean(0))
-    return torch.cat(parts), finite
+    return _by_column(base, low, high, count, rows, mix)
+
+
+def distances(base: Rows, beside: Sequence[Vector] = ()) -> Float64[Tensor, "n n"]:
+    """Take the squared Euclidean distances of all pairs of rows.
+
+    Args:
+        base: ``[n, d]``, float32 or float64.
+        beside: Further vectors ``[d]``, which follow the rows.
+
+    Returns:
+        Accurate to the rounding of the differences of ``base``'s type, and 0 for rows that are
+        equal bit for bit. Infinite or NaN, but for the diagonal, where a row is not finite, or
+        so far away that the square overflows.
+    """
+    if base.is_cuda:
+        center = _amid(base)
+        seen = there.pairs(base, beside, center)
+        seen[center], seen[:, center] = 0, 0
+        own = seen.diagonal()
+        found = (own.unsqueeze(1) + own - 2 * seen).clamp_min(0)
+    else:
+        found = _pairs(base, beside, -1)
+        found = found + found.T
+    return found.fill_diagonal_(0)
 
 
 def gram(base: Rows, beside: Sequence[Vector] = ()) -> Gram:
@@ -73,21 +103,24 @@ def gram(base: Rows, beside: Sequence[Vector] = ()) -> Gram:
         beside: Further vectors ``[d]``, which follow the rows.
 
     Returns:
-        Float64, accurate to the rounding of ``base``'s type; rows that are equal bit for bit are
-        at distance 0. NaN in the rows and columns of what is not finite.
+        Float64, accurate to the rounding of ``base``'s type. NaN in the rows and columns of what
+        is not finite, or so long that its square overflows.
     """
-    rows = torch.cat([base, *(one.to(base).unsqueeze(0) for one in beside)]).double()
-    finite = rows.isfinite().all(1)
-    found = rows[finite]
-    if not bool(finite[: len(base)].any()):
-        return Gram(rows.new_full((len(rows) + 1, len(rows) + 1), torch.nan), 0)
-    ours = int(finite[: len(base)].sum())
-    gaps = torch.cdist(found[:ours], found[:ours], compute_mode="donot_use_mm_for_euclid_dist")
-    center = int(finite.nonzero().flatten()[gaps.median(1).values.argmin()])
-    seen = torch.cat([found - rows[center], rows[center].unsqueeze(0)])
-    inner = rows.new_full((len(rows) + 1, len(rows) + 1), torch.nan)
-    at = torch.cat([finite.nonzero().flatten(), torch.tensor([len(rows)], device=rows.device)])
-    inner[at.unsqueeze(1), at] = seen @ seen.T
+    center = _amid(base)
+    found = (there.pairs if base.is_cuda else _pairs)(base, beside, center)
+    count = len(found)
+    # The center's place was taken by the center seen from the origin; seen from itself it is 0.
+    inner = found.new_zeros((count + 1, count + 1))
+    inner[:count, :count] = found
+    inner[count, :count] = found[center]
+    inner[count, :center] = found[center, :center]
+    inner[count, center + 1 : count] = found[center + 1 :, center]
+    inner[count, count] = found[center, center]
+    inner[:, center], inner[center] = 0, 0
+    inner[count, center] = 0
+    inner = inner.tril() + inner.tril(-1).T
+    lost = ~inner.diagonal().isfinite()
+    inner[lost], inner[:, lost] = torch.nan, torch.nan
     return Gram(inner, center)
 
 
@@ -102,22 +135,155 @@ def combine(base: Rows, weights: Float64[Tensor, "_"], beside: Sequence[Vector] 
     Returns:
         ``[d]``, in the type of ``base``.
     """
-    total = torch.zeros(base.shape[1], dtype=torch.float64, device=base.device)
-    for row, weight in zip([*base, *beside], weights.tolist(), strict=True):
-        if weight:
-            total += weight * row.double()
-    return total.to(base.dtype)
+    if base.is_cuda:
+        return there.combine(base, weights, beside)
+    from dai_lab.aggregators.kernels import sums
+
+    held = weights.cpu().nonzero().flatten()
+    factors = weights.cpu()[held].double().numpy()
+    out = torch.zeros(padded(base.shape[1]), dtype=kind_of(base))
+    into = out.numpy()
+    for laid, start in lay(base, beside, held if len(held) < len(weights) else None):
+        to = into[start : start + laid.length]
+
+        def part(first: int, last: int, laid: Laid = laid, to: Any = to) -> None:
+            sums.combine(laid.rows, factors, first, last, 2048, laid.like, to)
+
+        threaded(part, laid.length, GRAIN, laid.threads)
+    return out[: base.shape[1]].to(base)
 
 
 def votes(base: Rows) -> tuple[Vector, Vector]:
     """Return each column's sum of signs, and its sum; NaN where a number is not finite."""
-    return base.sign().sum(0), base.double().sum(0).to(base.dtype)
+    if base.is_cuda:
+        return there.votes(base)
+    from dai_lab.aggregators.kernels import sums
+
+    out = torch.zeros((2, padded(base.shape[1])), dtype=kind_of(base))
+    for laid, start in lay(base):
+        signs, totals = out.numpy()[:, start : start + laid.length]
+
+        def part(first: int, last: int, laid: Laid = laid, to: Any = (signs, totals)) -> None:
+            sums.votes(laid.rows, first, last, 1024, laid.like, *to)
+
+        threaded(part, laid.length, GRAIN, laid.threads)
+    found = out[:, : base.shape[1]].to(base)
+    return found[0], found[1]
 
 
-def _blocks(base: Rows, rows: Tensor | None, mix: Tensor | None) -> Iterator[Tensor]:
-    for block in torch.split(base, BLOCK, dim=1):
-        if mix is not None:
-            held = mix.ne(0).any(0)
-            yield (mix[:, held] @ block[held].double()).to(base.dtype)
-        else:
-            yield block if rows is None else block[rows]
+def squares(base: Rows) -> Float64[Tensor, "n"]:
+    """Return the square of each row's Euclidean length; not finite where the row is not."""
+    if base.is_cuda:
+        return there.squares(base)
+    from dai_lab.aggregators.kernels import sums
+
+    found = np.zeros(len(base))
+    for laid, _ in lay(base):
+        more = np.empty(len(base))
+
+        def part(first: int, last: int, laid: Laid = laid, more: Any = more) -> None:
+            size = laid.length * laid.like.itemsize
+            sums.squares(laid.rows, first, last, size, laid.like, more)
+
+        threaded(part, len(base), 1, laid.threads)
+        found += more
+    return torch.from_numpy(found).to(base.device)
+
+
+def _by_column(
+    base: Rows,
+    low: int,
+    high: int,
+    near: int,
+    rows: Int[Tensor, "_"] | None,
+    mix: Float64[Tensor, "_ _"] | None,
+) -> tuple[Vector, bool]:
+    from dai_lab.aggregators.kernels.columns import columns, number
+
+    if base.is_cuda:
+        from dai_lab.aggregators.kernels.cuda import by_column
+
+        blocks = _mixed(base, mix) if mix is not None else [base if rows is None else base[rows]]
+        found = [by_column(block, low, high, near) for block in blocks]
+        return torch.cat([one for one, _ in found]), all(finite for _, finite in found)
+    count = len(base) if rows is None else len(rows)
+    count = count if mix is None else len(mix)
+    plan = (number(count), number(low), number(high), number(near))
+    out = torch.empty(padded(base.shape[1]), dtype=kind_of(base))
+    into, flags = out.numpy(), []
+    blocks = [base] if mix is None else _mixed(base, mix)
+    offset = 0
+    for block in blocks:
+        for laid, start in lay(block, rows=rows):
+            to = into[offset + start :].ctypes.data
+
+            def part(first: int, last: int, laid: Laid = laid, to: int = to) -> None:
+                flag = np.zeros(16, laid.like.dtype)
+                size = laid.like.itemsize
+                columns(laid.rows, first * size, last * size, to, flag, laid.like, *plan)
+                flags.append(flag)
+
+            threaded(part, laid.length, GRAIN, laid.threads)
+        offset += block.shape[1]
+    return out[: base.shape[1]].to(base), not any(flag.any() for flag in flags)
+
+
+def _mixed(base: Rows, mix: Float64[Tensor, "_ _"]) -> Iterator[Rows]:
+    """Multiply out as many columns at a time as stay close to the processor."""
+    held = mix.ne(0).any(0)
+    weights = mix[:, held].to(base)
+    width = max(MIXED // len(mix) // GRAIN, 1) * GRAIN
+    for block in torch.split(base, width, dim=1):
+        yield weights @ (block if bool(held.all()) else block[held])
+
+
+def _pairs(base: Rows, beside: Sequence[Vector], center: int) -> Float64[Tensor, "n n"]:
+    """Fill a lower triangle with squared distances (below 0), or products as seen from a row."""
+    from dai_lab.aggregators.kernels.pairs import pairs
+
+    total = np.zeros((len(base) + len(beside),) * 2)
+    nothing = np.zeros(CHUNK)
+    apart = (True,) if center < 0 else ()
+    for laid, _ in lay(base, beside):
+        n, size = len(laid.rows), laid.like.itemsize
+        few = n * n * laid.length <= EXACT and center >= 0
+        wide = np.ones(1, np.float64 if few else laid.like.dtype)
+        most = min(SEGMENTS, max(1, 2**23 // n**2))
+        segments = min(most, -(-laid.length // CHUNK))
+        parts = np.zeros((segments, n, n))
+        ahead = CHUNK * size if n > 16 else 0
+        here = center
+        if apart and n > 8 and len({int(one) % 4096 for one in laid.rows}) < n // 4:
+            here = 0  # rows that far apart push each other out of the cache: copy them
+
+        def part(
+            first: int, last: int, laid: Laid = laid, with_: Any = (here, parts, wide, ahead)
+        ) -> None:
+            here, parts, wide, ahead = with_
+            pairs(
+                laid.rows, here, first, last, CHUNK, laid.length, ahead, laid.like, wide,
+                nothing.ctypes.data, parts, apart,
+            )  # fmt: skip
+
+        threaded(part, segments, 1, laid.threads)
+        total += parts.sum(0)
+    return torch.from_numpy(total).to(base.device)
+
+
+def _amid(base: Rows) -> int:
+    """Find a finite row that is near the middle of most, on a few columns."""
+    at = torch.arange(0, base.shape[1], max(1, base.shape[1] // AMID), device=base.device)
+    few = base[:, at].double()
+    whole = few.isfinite().all(1)
+    good = whole.nonzero().flatten()
+    for _ in range(2):
+        if not len(good):
+            return 0
+        some = few[good]
+        middle = some.sort(0).values[len(good) // 2]
+        first = good[(some - middle).square().sum(1).argsort(stable=True)]
+        for place in first[:1].tolist():
+            if bool(base[place].isfinite().all()):
+                return int(place)
+        good = (whole & base.isfinite().all(1)).nonzero().flatten()
+    raise AssertionError("a row was finite, and is not any more")

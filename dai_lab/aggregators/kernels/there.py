@@ -1,0 +1,54 @@
+"""Passes over rows where they are, on a GPU: torch's own products, in float64, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from dai_lab.core import Rows, Vector
+
+NUMBERS = 2**24
+"""Numbers held in float64 at a time."""
+
+
+def pairs(base: Rows, beside: Sequence[Vector], center: int) -> Float64[Tensor, "n n"]:
+    """Take products of all pairs of rows as seen from one of them, whose place is its own."""
+    total = torch.zeros((len(base) + len(beside),) * 2, dtype=torch.float64, device=base.device)
+    for block in _blocks(base, beside):
+        seen = block - block[center]
+        seen[center] = block[center]
+        total += seen @ seen.T
+    return total
+
+
+def combine(base: Rows, weights: Float64[Tensor, "_"], beside: Sequence[Vector]) -> Vector:
+    """Add up rows, each times its weight; those with weight 0 may hold anything."""
+    held = weights.nonzero().flatten()
+    parts = [weights[held] @ block[held] for block in _blocks(base, beside)]
+    return torch.cat(parts).to(base.dtype) if parts else base.new_zeros(base.shape[1])
+
+
+def votes(base: Rows) -> tuple[Vector, Vector]:
+    """Return each column's sum of signs, and its sum."""
+    signs = [block.sign().sum(0) for block in _blocks(base, ())]
+    totals = [block.sum(0) for block in _blocks(base, ())]
+    return torch.cat(signs).to(base.dtype), torch.cat(totals).to(base.dtype)
+
+
+def squares(base: Rows) -> Float64[Tensor, "n"]:
+    """Return the square of each row's Euclidean length."""
+    total = torch.zeros(len(base), dtype=torch.float64, device=base.device)
+    for block in _blocks(base, ()):
+        total += block.square().sum(1)
+    return total
+
+
+def _blocks(base: Rows, beside: Sequence[Vector]) -> Iterator[Float64[Tensor, "n _"]]:
+    width = max(NUMBERS // max(len(base), 1), 1)
+    for begin in range(0, base.shape[1], width):
+        parts = [base[:, begin : begin + width]]
+        parts += [one[begin : begin + width].to(base).unsqueeze(0) for one in beside]
+        yield torch.cat(parts).double()
