@@ -51,11 +51,11 @@ def mean(visible: Visible, context: Context = ALONE, *, weighted: bool = True) -
     update = _sum(visible, shares)
     everyone = torch.arange(visible.count, device=shares.device)
     if not bool(update.sum().isfinite()):
-        finite = _finite(visible)
-        kept = shares[finite].sum()
-        if float(kept) > 0:
-            everyone, shares = finite, shares[finite] / kept
-            update = _sum(visible, torch.zeros_like(weights).index_copy_(0, finite, shares))
+        everyone = _finite(visible)
+        shares = shares[everyone]
+        if float(shares.sum()) > 0:
+            shares = shares / shares.sum()
+            update = _sum(visible, torch.zeros_like(weights).index_copy_(0, everyone, shares))
     return judged(
         visible, update, everyone, shares=shares, suspicion=torch.zeros_like(shares), suspects=0
     )
@@ -203,7 +203,9 @@ def rlr(visible: Visible, context: Context = ALONE, *, threshold: int = 4) -> Ag
         return sample.sign() != signs[at].sign()
 
     result = _verdict(visible, update, finite, against, suspects=0)
-    return replace(result, record={"turned_back": float((~agreed).double().mean())})
+    equal = result.suspicion.isfinite().double() / len(finite)
+    record = {"turned_back": float((~agreed).double().mean())}
+    return replace(result, shares=equal, record=record)
 
 
 def _ranked(
