@@ -13,7 +13,10 @@ TINY = ("data=digits", "model=logistic", "federation.clients=4", *ROUND)
 # What a choice needs from the other parts before it makes sense.
 NEEDS = {
     "partition=natural": ("data=watch_har", "federation.clients=0"),
-    "aggregator=trimmed_mean": ("federation.clients=10",),
+    **{
+        f"aggregator={name}": ("federation.clients=10",)
+        for name in ("bucketing", "bulyan", "krum", "multi_krum", "trimmed_mean")
+    },
     # An algorithm's clients and its server come together.
     **{
         f"{side}={name}": (f"{other}={name}",)

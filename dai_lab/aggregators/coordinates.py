@@ -274,12 +274,13 @@ def _verdict(
     """Judge rows by the share of sampled coordinates in which they are strange."""
     base, mix = visible.base, visible.mix
     at = torch.arange(0, base.shape[1], -(-base.shape[1] // SAMPLE) or 1, device=base.device)
+    sample = base[:, at]
     if mix is None:
-        sample = base[:, at]
+        sample = sample[finite]
     else:
-        held = mix.ne(0).any(0)
-        sample = mix[:, held].to(base) @ base[held][:, at]
-    found = strange(sample[finite], at)
+        held = mix[finite].ne(0).any(0)  # none of what is not finite
+        sample = mix[finite][:, held].to(base) @ sample[held]
+    found = strange(sample, at)
     suspicion = found.double().mean(1)
     kept = (~found).double()
     shares = (kept / kept.sum(0).clamp_min(1)).mean(1)

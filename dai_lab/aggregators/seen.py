@@ -67,19 +67,19 @@ class Seen:
 
     @cached_property
     def distances(self) -> Float64[Tensor, "m m"]:
-        """Squared Euclidean distances between finite rows."""
+        """Squared Euclidean distances between finite rows; rows mixed alike have the same."""
         known, mix = self.visible.distances, self.visible.mix
         if known is None:
-            return squared_distances(self.holds @ self.inner @ self.holds.T)
+            unlike, which = _unlike(self.holds, mix is not None)
+            return squared_distances(unlike @ self.inner @ unlike.T)[which][:, which]
         if mix is None:
             return known[self.finite][:, self.finite]
         # Of mixtures whose weights sum to 1, from distances alone, as seen from the middle row.
         held = mix[self.finite].ne(0).any(0)
-        apart, weights = known[held][:, held], mix[self.finite][:, held]
-        middle = apart.median(1).values.argmin()
-        from_it = apart[middle]
-        seen = (from_it.unsqueeze(1) + from_it - apart) / 2
-        return squared_distances(weights @ seen @ weights.T)
+        apart, (unlike, which) = known[held][:, held], _unlike(mix[self.finite][:, held], True)
+        from_middle = apart[apart.median(1).values.argmin()]
+        seen = (from_middle.unsqueeze(1) + from_middle - apart) / 2
+        return squared_distances(unlike @ seen @ unlike.T)[which][:, which]
 
     @cached_property
     def products(self) -> Float64[Tensor, "m m"]:
@@ -96,7 +96,8 @@ class Seen:
     @property
     def norms(self) -> Float64[Tensor, "m"]:
         """Euclidean lengths of finite rows."""
-        return ((self.whole @ self.inner) * self.whole).sum(1).clamp_min(0).sqrt()
+        unlike, which = _unlike(self.whole, self.visible.mix is not None)
+        return ((unlike @ self.inner) * unlike).sum(1).clamp_min(0).sqrt()[which]
 
     def other(self, place: int) -> Float64[Tensor, "basis"]:
         """Return one of ``beside`` as a vector of the space, less the row all are seen from."""
@@ -158,6 +159,20 @@ def _mutual(base: Rows, apart: Float64[Tensor, "n n"]) -> Bool[Tensor, "n"]:
             found[row] = True
             return found
     return torch.zeros_like(reached[0])
+
+
+def _unlike(
+    holds: Float64[Tensor, "m basis"], mixed: bool
+) -> tuple[Float64[Tensor, "_ basis"], Int[Tensor, "m"]]:
+    """Return rows without repetition, and which of them each row is.
+
+    Mixing makes many rows alike, and a matrix product need not round them alike: without this,
+    rounding and not their order would say who of them comes first.
+    """
+    if not mixed:
+        return holds, torch.arange(len(holds), device=holds.device)
+    unlike, which = holds.unique(dim=0, return_inverse=True)
+    return unlike, which
 
 
 def squared_distances(products: Float64[Tensor, "m m"]) -> Float64[Tensor, "m m"]:

@@ -46,10 +46,10 @@ class Visible:
     """What each row counts for in a weighted mean: the examples its members claim."""
     mix: Float64[Tensor, "rows base"] | None = None
     """What each row holds of each of ``base``, where a rule mixed or scaled them."""
-    distances: Float64[Tensor, "base base"] | None = None
-    """Squared distances of ``base``, where they are known already."""
     gram: Gram | None = None
     """Inner products of ``base``, where they are known already."""
+    distances: Float64[Tensor, "base base"] | None = None
+    """Squared distances of ``base``, where they are known already."""
 
     def __post_init__(self) -> None:
         if not self.count == len(self.members) == len(self.weights):
@@ -66,7 +66,13 @@ class Visible:
         if self.mix is None:
             return self.base
         held = self.mix.ne(0).any(0)  # a row nobody holds any of may be NaN
-        return self.mix[:, held].to(self.base) @ self.base[held]
+        rows = self.mix[:, held].to(self.base) @ self.base[held]
+        if not bool(rows.isfinite().all()):
+            # 0 times NaN is NaN: only who holds some of a row that is not finite is not either.
+            held &= self.base.isfinite().all(1)
+            rows = self.mix[:, held].to(self.base) @ self.base[held]
+            rows[self.mix[:, ~held].ne(0).any(1)] = torch.nan
+        return rows
 
 
 @dataclass(frozen=True)

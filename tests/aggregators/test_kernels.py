@@ -109,6 +109,8 @@ def test_sums_signs_and_squares_are_those_of_float64(kind, size, seed):
     assert signs.equal(sent.sign().sum(0))
     torch.testing.assert_close(total.double(), sent.double().sum(0), rtol=0, atol=9 * tolerance)
     torch.testing.assert_close(kernels.squares(sent), sent.double().square().sum(1))
+    away = (sent.double() - other.double()).square().sum(1)
+    torch.testing.assert_close(kernels.squares(sent, other), away)
 
 
 @given(size=SIZES, seed=st.integers(0, 99))
@@ -124,6 +126,7 @@ def test_where_there_is_a_gpu_torch_takes_the_same_passes(size, seed):
     torch.testing.assert_close(there.combine(sent, weights, (other,)), expected)
     torch.testing.assert_close(there.votes(sent), kernels.votes(sent))
     torch.testing.assert_close(there.squares(sent), kernels.squares(sent))
+    torch.testing.assert_close(there.squares(sent, other), kernels.squares(sent, other))
 
 
 @pytest.mark.parametrize("lie", [torch.nan, torch.inf, -torch.inf, 1e30])

@@ -171,19 +171,23 @@ def votes(base: Rows) -> tuple[Vector, Vector]:
     return found[0], found[1]
 
 
-def squares(base: Rows) -> Float64[Tensor, "n"]:
-    """Return the square of each row's Euclidean length; not finite where the row is not."""
+def squares(base: Rows, origin: Vector | None = None) -> Float64[Tensor, "n"]:
+    """Return the square of each row's Euclidean distance from ``origin``, by default 0.
+
+    Not finite where the row is not.
+    """
     if base.is_cuda:
-        return there.squares(base)
+        return there.squares(base, origin)
     from dai_lab.aggregators.kernels import sums
 
     found = np.zeros(len(base))
-    for laid, _ in lay(base):
+    away = () if origin is None else (True,)
+    for laid, _ in lay(base, () if origin is None else (origin,)):
         more = np.empty(len(base))
 
         def part(first: int, last: int, laid: Laid = laid, more: Any = more) -> None:
             size = laid.length * laid.like.itemsize
-            sums.squares(laid.rows, first, last, size, laid.like, more)
+            sums.squares(laid.rows, first, last, size, laid.rows[-1], laid.like, away, more)
 
         threaded(part, len(base), 1, laid.threads)
         found += more

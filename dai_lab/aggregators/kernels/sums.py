@@ -116,33 +116,42 @@ def votes(rows, first, last, chunk, like, signs, sums):
 
 @intrinsic
 @no_type_check
-def _squared(typingctx, row, steps, sums, like):
-    """Add the squares of a row to four float64 vectors."""
+def _squared(typingctx, row, steps, sums, origin, like, away):
+    """Write the squares of a row, less the one at ``origin`` if ``away``, as float64 vectors."""
 
     def code(context, builder, sig, args):
-        row, steps, sums = args[:3]
+        row, steps, sums, origin = args[:4]
         write, double = Writer(builder, like.dtype), Writer(builder, types.float64)
         lanes = len(write.doubled(write.same(0.0)))
         totals = [cgutils.alloca_once_value(builder, double.same(0.0)) for _ in range(2 * lanes)]
         with cgutils.for_range(builder, steps) as loop:
             at = builder.mul(loop.index, ir.Constant(WHOLE, 2 * BYTES))
             for half in range(2):
-                value = write.load(builder.add(row, write.at(at, BYTES * half)))
-                for part, one in enumerate(write.doubled(value)):
+                place = write.at(at, BYTES * half)
+                values = write.doubled(write.load(builder.add(row, place)))
+                if len(away):
+                    others = write.doubled(write.load(builder.add(origin, place)))
+                    pairs = zip(values, others, strict=True)
+                    values = [builder.fsub(one, other) for one, other in pairs]
+                for part, one in enumerate(values):
                     total = totals[lanes * half + part]
                     builder.store(double.add_product(builder.load(total), one, one), total)
         for place, total in enumerate(totals):
             double.store(builder.load(total), write.at(sums, BYTES * place))
         return context.get_dummy_value()
 
-    return types.void(row, steps, sums, like), code
+    return types.void(row, steps, sums, origin, like, away), code
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def squares(rows, first, last, bytes, like, out):
-    """Write the sums of squares of rows ``first`` to ``last``, each so many bytes long."""
+def squares(rows, first, last, bytes, origin, like, away, out):
+    """Write the sums of squares of rows ``first`` to ``last``, each so many bytes long.
+
+    ``away`` is ``(True,)`` where the row at ``origin`` is taken from them first, ``()`` if not.
+    """
     sums = np.zeros((4, 8), np.float64)
     for row in range(first, last):
-        _squared(rows[row], bytes // (2 * BYTES), np.int64(sums.ctypes.data), like)
+        steps, to = bytes // (2 * BYTES), np.int64(sums.ctypes.data)
+        _squared(rows[row], steps, to, origin, like, away)
         out[row] = sums.sum()

@@ -38,11 +38,12 @@ def votes(base: Rows) -> tuple[Vector, Vector]:
     return torch.cat(signs).to(base.dtype), torch.cat(totals).to(base.dtype)
 
 
-def squares(base: Rows) -> Float64[Tensor, "n"]:
-    """Return the square of each row's Euclidean length."""
+def squares(base: Rows, origin: Vector | None = None) -> Float64[Tensor, "n"]:
+    """Return the square of each row's Euclidean distance from ``origin``."""
     total = torch.zeros(len(base), dtype=torch.float64, device=base.device)
-    for block in _blocks(base, ()):
-        total += block.square().sum(1)
+    for block in _blocks(base, () if origin is None else (origin,)):
+        seen = block if origin is None else block[:-1] - block[-1]
+        total += seen.square().sum(1)
     return total
 
 
