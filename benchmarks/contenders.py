@@ -178,9 +178,9 @@ def flower(rows: np.ndarray, f: int) -> dict[str, Calls]:
         "krum": lambda: peer.aggregate_krum(results, f, 0),
         "multi_krum": lambda: peer.aggregate_krum(results, f, n - f - 2),
     }
-    few = (n - 3) // 4
+    few = (n - 3) // 4  # and its rows are taken out of the list it is given
     calls["bulyan"] = lambda: peer.aggregate_bulyan(
-        results, min(f, few), peer.aggregate_krum, to_keep=0
+        list(results), min(f, few), peer.aggregate_krum, to_keep=0
     )
     return {rule: {"flower": call} for rule, call in calls.items()}
 
