@@ -44,7 +44,10 @@ HEAVY = {
 }
 KERNELS = {
     *(f"learning/{one}.py" for one in ("compiled", "first_layer", "halving", "products")),
-    *(f"aggregators/kernels/{one}.py" for one in ("columns", "cuda", "pairs", "sums", "vectors")),
+    *(
+        f"aggregators/kernels/{one}.py"
+        for one in ("columns", "cuda", "pairs", "ranks", "sums", "vectors")
+    ),
 }
 """Compiled code needs its compiler at the top; these files are imported inside functions."""
 

@@ -237,15 +237,7 @@ def _ranked(
     finite = torch.arange(count, device=base.device) if finite is None else finite
 
     def outside(sample: Tensor, at: Tensor) -> Bool[Tensor, "_ _"]:
-        ranked = sample.sort(dim=0, stable=True)
-        strange = torch.ones_like(ranked.indices, dtype=torch.bool)
-        if around:
-            gaps = (ranked.values - ranked.values[low:high].mean(0)).abs()
-            order = gaps.argsort(dim=0, stable=True)
-            strange.scatter_(0, order[: count - left], False)
-        else:
-            strange[low:high] = False
-        return torch.zeros_like(strange).scatter_(0, ranked.indices, strange)
+        return kernels.outside(sample, low, high, count - left if around else 0)
 
     return _verdict(visible, update, finite, outside, suspects=left)
 

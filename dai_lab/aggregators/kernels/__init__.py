@@ -12,9 +12,10 @@ from dai_lab.aggregators.kernels.passes import (
     distances,
     gram,
     nearest,
+    outside,
     squares,
     votes,
     window,
 )
 
-__all__ = ["combine", "distances", "gram", "nearest", "squares", "votes", "window"]
+__all__ = ["combine", "distances", "gram", "nearest", "outside", "squares", "votes", "window"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators.kernels import there
@@ -140,13 +140,14 @@ def combine(base: Rows, weights: Float64[Tensor, "_"], beside: Sequence[Vector] 
     from dai_lab.aggregators.kernels import sums
 
     held = weights.cpu().nonzero().flatten()
+    if not len(held):
+        return torch.zeros_like(base[0]) if len(base) else base.new_zeros(base.shape[1])
     factors = weights.cpu()[held].double().numpy()
-    out = torch.zeros(padded(base.shape[1]), dtype=kind_of(base))
-    into = out.numpy()
-    for laid, start in lay(base, beside, held if len(held) < len(weights) else None):
-        to = into[start : start + laid.length]
+    out = torch.empty(padded(base.shape[1]), dtype=kind_of(base))
+    for laid, start in lay(base, beside, held):
+        to = out.data_ptr() + start * out.element_size()
 
-        def part(first: int, last: int, laid: Laid = laid, to: Any = to) -> None:
+        def part(first: int, last: int, laid: Laid = laid, to: int = to) -> None:
             sums.combine(laid.rows, factors, first, last, 2048, laid.like, to)
 
         threaded(part, laid.length, GRAIN, laid.threads)
@@ -159,7 +160,7 @@ def votes(base: Rows) -> tuple[Vector, Vector]:
         return there.votes(base)
     from dai_lab.aggregators.kernels import sums
 
-    out = torch.zeros((2, padded(base.shape[1])), dtype=kind_of(base))
+    out = torch.empty((2, padded(base.shape[1])), dtype=kind_of(base))
     for laid, start in lay(base):
         signs, totals = out.numpy()[:, start : start + laid.length]
 
@@ -192,6 +193,15 @@ def squares(base: Rows, origin: Vector | None = None) -> Float64[Tensor, "n"]:
         threaded(part, len(base), 1, laid.threads)
         found += more
     return torch.from_numpy(found).to(base.device)
+
+
+def outside(sample: Rows, low: int, high: int, near: int = 0) -> Bool[Tensor, "n columns"]:
+    """Tell which numbers of a few columns ``window``, or ``nearest`` with ``near``, leaves out."""
+    from dai_lab.aggregators.kernels import ranks
+
+    found = torch.empty(sample.shape, dtype=torch.bool)
+    ranks.outside(sample.cpu().numpy(), low, high, near, found.numpy())
+    return found.to(sample.device)
 
 
 def _by_column(

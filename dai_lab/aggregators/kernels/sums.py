@@ -12,18 +12,22 @@ from numba.extending import intrinsic
 
 from dai_lab.aggregators.kernels.vectors import BYTES, WHOLE, Writer
 
-TOGETHER = 4
-"""Rows added in one go, so that a sum is written once for all of them."""
+TOGETHER = 8
+"""Rows added in one go, so that a sum is read and written once for all of them."""
 
 
 @intrinsic
 @no_type_check
-def _add(typingctx, rows, weights, place, skip, steps, sums, like, height):
-    """Add to float64 sums some rows, from row ``place``, each times its weight."""
+def _add(typingctx, rows, weights, place, skip, steps, sums, out, like, height, first, last):
+    """Add to float64 sums some rows from ``place``, each times its weight.
+
+    The lengths of tuples say how many rows, whether they are the first, so that there are no sums
+    yet, and whether the last, so that sums go to ``out`` in its own type.
+    """
     dtype, high = like.dtype, len(height)
 
     def code(context, builder, sig, args):
-        rows, weights, place, skip, steps, sums = args[:6]
+        rows, weights, place, skip, steps, sums, out = args[:7]
         write, double = Writer(builder, dtype), Writer(builder, types.float64)
 
         def entry(array, at, kind):
@@ -35,16 +39,151 @@ def _add(typingctx, rows, weights, place, skip, steps, sums, like, height):
         with cgutils.for_range(builder, steps) as loop:
             offset = builder.mul(loop.index, ir.Constant(WHOLE, BYTES))
             parts = [write.doubled(write.load(builder.add(one, offset))) for one in starts]
-            for half in range(len(parts[0])):
-                to = builder.mul(loop.index, ir.Constant(WHOLE, BYTES * len(parts[0])))
-                to = builder.add(sums, write.at(to, BYTES * half))
-                total = double.load(to)
+            count = len(parts[0])
+            to = builder.add(sums, builder.mul(loop.index, ir.Constant(WHOLE, BYTES * count)))
+            totals = []
+            for half in range(count):
+                total = double.same(0.0)
+                if not len(first):
+                    total = double.load(write.at(to, BYTES * half))
                 for part, factor in zip(parts, factors, strict=True):
                     total = double.add_product(total, part[half], factor)
-                double.store(total, to)
+                if not len(last):
+                    double.store(total, write.at(to, BYTES * half))
+                totals.append(total)
+            if len(last):
+                write.store(write.joined(totals), builder.add(out, offset))
         return context.get_dummy_value()
 
-    return types.void(rows, weights, place, skip, steps, sums, like, height), code
+    kinds = (rows, weights, place, skip, steps, sums, out, like, height, first, last)
+    return types.void(*kinds), code
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _add_last(a, b, row, high, skip, steps, to, into, like, start):
+    """Add the last, at most eight, rows."""
+    if high == 1:
+        _add(a, b, row, skip, steps, to, into, like, (1,), start, (1,))
+    elif high == 2:
+        _add(
+            a,
+            b,
+            row,
+            skip,
+            steps,
+            to,
+            into,
+            like,
+            (
+                1,
+                1,
+            ),
+            start,
+            (1,),
+        )
+    elif high == 3:
+        _add(
+            a,
+            b,
+            row,
+            skip,
+            steps,
+            to,
+            into,
+            like,
+            (
+                1,
+                1,
+                1,
+            ),
+            start,
+            (1,),
+        )
+    elif high == 4:
+        _add(
+            a,
+            b,
+            row,
+            skip,
+            steps,
+            to,
+            into,
+            like,
+            (
+                1,
+                1,
+                1,
+                1,
+            ),
+            start,
+            (1,),
+        )
+    elif high == 5:
+        _add(
+            a,
+            b,
+            row,
+            skip,
+            steps,
+            to,
+            into,
+            like,
+            (
+                1,
+                1,
+                1,
+                1,
+                1,
+            ),
+            start,
+            (1,),
+        )
+    elif high == 6:
+        _add(
+            a,
+            b,
+            row,
+            skip,
+            steps,
+            to,
+            into,
+            like,
+            (
+                1,
+                1,
+                1,
+                1,
+                1,
+                1,
+            ),
+            start,
+            (1,),
+        )
+    elif high == 7:
+        _add(
+            a,
+            b,
+            row,
+            skip,
+            steps,
+            to,
+            into,
+            like,
+            (
+                1,
+                1,
+                1,
+                1,
+                1,
+                1,
+                1,
+            ),
+            start,
+            (1,),
+        )
+    else:
+        _add(a, b, row, skip, steps, to, into, like, (1, 1, 1, 1, 1, 1, 1, 1), start, (1,))
 
 
 @njit(cache=True, nogil=True)
@@ -52,63 +191,82 @@ def _add(typingctx, rows, weights, place, skip, steps, sums, like, height):
 def combine(rows, weights, first, last, chunk, like, out):
     """Add up columns ``first`` to ``last`` of rows at these addresses, times their weights.
 
-    Columns are whole vectors, ``chunk`` of them at a time; ``out`` gets them, in its own type.
+    Columns are whole vectors, ``chunk`` of them at a time; ``out`` is the address of the result, in
+    the type of ``like``.
     """
-    n = len(rows)
     sums = np.empty(chunk, np.float64)
-    array = np.int64(rows.ctypes.data)
-    factors, to = np.int64(weights.ctypes.data), np.int64(sums.ctypes.data)
+    a, b, to = np.int64(rows.ctypes.data), np.int64(weights.ctypes.data), np.int64(sums.ctypes.data)
+    end = (len(rows) - 1) // TOGETHER * TOGETHER
+    high = len(rows) - end
     for begin in range(first, last, chunk):
-        count, skip = min(chunk, last - begin), begin * like.itemsize
-        steps = count * like.itemsize // BYTES
-        sums[:count] = 0
-        for row in range(0, n - n % TOGETHER, TOGETHER):
-            _add(array, factors, row, skip, steps, to, like, (1, 1, 1, 1))
-        for row in range(n - n % TOGETHER, n):
-            _add(array, factors, row, skip, steps, to, like, (1,))
-        for k in range(count):
-            out[begin + k] = sums[k]
+        skip = begin * like.itemsize
+        steps = min(chunk, last - begin) * like.itemsize // BYTES
+        into = out + skip
+        if end == 0:
+            _add_last(a, b, 0, high, skip, steps, to, into, like, (1,))
+            continue
+        _add(a, b, 0, skip, steps, to, into, like, (1, 1, 1, 1, 1, 1, 1, 1), (1,), ())
+        for row in range(TOGETHER, end, TOGETHER):
+            _add(a, b, row, skip, steps, to, into, like, (1, 1, 1, 1, 1, 1, 1, 1), (), ())
+        _add_last(a, b, end, high, skip, steps, to, into, like, ())
 
 
 @intrinsic
 @no_type_check
-def _counted(typingctx, row, steps, signs, sums, like):
-    """Add the signs and the values of a row to float64 sums of both."""
+def _counted(typingctx, rows, place, skip, steps, signs, sums, like, height):
+    """Add the signs of some rows to sums in their own type, and their values to float64 sums."""
+    high = len(height)
 
     def code(context, builder, sig, args):
-        row, steps, signs, sums = args[:4]
+        rows, place, skip, steps, signs, sums = args[:6]
         write, double = Writer(builder, like.dtype), Writer(builder, types.float64)
+        starts = []
+        for at in range(high):
+            at = builder.mul(builder.add(place, ir.Constant(WHOLE, at)), ir.Constant(WHOLE, 8))
+            where = builder.inttoptr(builder.add(rows, at), WHOLE.as_pointer())
+            starts.append(builder.add(builder.load(where), skip))
+        zero = write.same(0.0)
         with cgutils.for_range(builder, steps) as loop:
             offset = builder.mul(loop.index, ir.Constant(WHOLE, BYTES))
-            values = write.doubled(write.load(builder.add(row, offset)))
-            for half, value in enumerate(values):
-                to = builder.mul(loop.index, ir.Constant(WHOLE, BYTES * len(values)))
-                to = write.at(to, BYTES * half)
-                place = builder.add(sums, to)
-                double.store(builder.fadd(double.load(place), value), place)
-                place = builder.add(signs, to)
-                total, zero = double.load(place), double.same(0.0)
+            values = [write.load(builder.add(one, offset)) for one in starts]
+            count = builder.add(signs, offset)
+            total = write.load(count)
+            for value in values:
                 for how, one in ((">", 1.0), ("<", -1.0)):
                     there = builder.fcmp_ordered(how, value, zero)
-                    total = builder.fadd(total, builder.select(there, double.same(one), zero))
-                double.store(total, place)
+                    more = builder.fadd(total, write.same(one))
+                    total = builder.select(there, more, total)
+            write.store(total, count)
+            parts = [write.doubled(value) for value in values]
+            for half in range(len(parts[0])):
+                at = builder.mul(loop.index, ir.Constant(WHOLE, BYTES * len(parts[0])))
+                to = builder.add(sums, write.at(at, BYTES * half))
+                total = double.load(to)
+                for part in parts:
+                    total = builder.fadd(total, part[half])
+                double.store(total, to)
         return context.get_dummy_value()
 
-    return types.void(row, steps, signs, sums, like), code
+    return types.void(rows, place, skip, steps, signs, sums, like, height), code
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
 def votes(rows, first, last, chunk, like, signs, sums):
-    """Sum the signs and the values of columns ``first`` to ``last``; as :func:`combine`."""
-    counts, totals = np.empty(chunk, np.float64), np.empty(chunk, np.float64)
+    """Sum the signs and the values of columns ``first`` to ``last`` of rows at these addresses."""
+    n = len(rows)
+    counts, totals = np.empty(chunk, like.dtype), np.empty(chunk, np.float64)
+    at = np.int64(rows.ctypes.data)
     to, too = np.int64(counts.ctypes.data), np.int64(totals.ctypes.data)
     for begin in range(first, last, chunk):
         count, skip = min(chunk, last - begin), begin * like.itemsize
+        steps = count * like.itemsize // BYTES
         counts[:count] = 0
         totals[:count] = 0
-        for row in range(len(rows)):
-            _counted(rows[row] + skip, count * like.itemsize // BYTES, to, too, like)
+        for row in range(0, n - n % 4, 4):
+            _counted(at, row, skip, steps, to, too, like, (1, 1, 1, 1))
+        for row in range(n - n % 4, n):
+            _counted(at, row, skip, steps, to, too, like, (1,))
         for k in range(count):
             signs[begin + k] = counts[k]
             sums[begin + k] = totals[k]

@@ -87,6 +87,16 @@ class Writer:
             values = pairs + values[len(values) // 2 * 2 :]
         return values[0] if count <= 2 else self.builder.fdiv(values[0], self.same(float(count)))
 
+    def joined(self, parts: list[Any]) -> Any:
+        """Return the vector that float64 vectors round to."""
+        if self.align == 8:
+            return parts[0]
+        word, half = ir.IntType(32), ir.VectorType(self.lane, self.lanes // 2)
+        low, high = (self.builder.fptrunc(one, half) for one in parts)
+        places = [ir.Constant(word, at) for at in range(self.lanes)]
+        mask = ir.Constant(ir.VectorType(word, self.lanes), places)
+        return self.builder.shuffle_vector(low, high, mask)
+
     def doubled(self, value: Any) -> list[Any]:
         """Return the float64 vectors that a vector makes."""
         if self.align == 8:
