@@ -17,6 +17,10 @@ NEEDS = {
         f"aggregator={name}": ("federation.clients=10",)
         for name in ("bucketing", "bulyan", "krum", "multi_krum", "trimmed_mean")
     },
+    **{
+        f"aggregator={name}": ("federation.root=20",)
+        for name in ("err", "fltrust", "lfr", "lfr_err", "zeno")
+    },
     # An algorithm's clients and its server come together.
     **{
         f"{side}={name}": (f"{other}={name}",)

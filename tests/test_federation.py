@@ -18,7 +18,8 @@ JUDGED = {"test_loss", "test_accuracy", "client_accuracy", "client_accuracy_wors
           "client_accuracy_variance"}  # fmt: skip
 TOGETHER = {"round", "cohort", "hostile", "rows_changed", "rows_not_finite", "visible_rows",
             "train_loss", "update_norm", "bytes_up", "bytes_down",
-            "arrived", "flops"}  # fmt: skip
+            "arrived", "flops", "rows_dropped", "rows_suspected", "hostile_suspected",
+            "clients_seen", "clients_dropped", "clients_suspected"}  # fmt: skip
 
 
 def federation(*overrides, key=KEY, watch=None, **given):

@@ -32,6 +32,8 @@ class Federation:
     hostile: int = 0
     holdout: float = 0.1
     """Share of each client's own examples kept for judging it."""
+    root: int = 0
+    """Training examples the server has of its own, which no client then holds."""
     clip: float | None = None
     """L2 norm above which the protocol scales a row down."""
 
@@ -133,6 +135,7 @@ def check(cfg: Mapping[str, Any]) -> None:
         ),
         ("federation.hostile", us["hostile"], "0 or more", us["hostile"] >= 0),
         ("federation.holdout", us["holdout"], "in [0, 1)", 0 <= us["holdout"] < 1),
+        ("federation.root", us["root"], "0 or more", us["root"] >= 0),
         (
             "federation.clip",
             us["clip"],

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from dai_lab.core import (
     Aggregator,
@@ -46,6 +48,8 @@ class Federation:
     holdout: Shards
     """Each client's own examples that it never trains on."""
     classes: int
+    root: Int[Tensor, "_"]
+    """Training examples the server has of its own; no client holds them."""
     local: LocalTraining
     cohort: Cohort
     pace: Pace
@@ -104,12 +108,14 @@ def found(
     every: int,
     compute: Compute,
     key: Key,
+    root: int = 0,
 ) -> Federation:
     """Load the data, deal it, draw the first model, and put the parts in their places.
 
     The frame ``centralized`` gives the same training examples to a single client and leaves
     everything else out: no attack, no secrecy, plain averaging. ``local_only`` leaves every
-    client alone with its own examples.
+    client alone with its own examples. In every frame the ``root`` examples the server has of its
+    own, drawn from all that would be trained on, belong to nobody else.
 
     Raises:
         ValueError: A knob is out of range; the message names it.
@@ -121,6 +127,7 @@ def found(
     # Drawn, because a partition may give the first clients the cleanest or the oldest data.
     drawn = torch.randperm(held_by, generator=(key / "hostile").stream())[:hostile]
     kept, held_out = split(dealt.shards, holdout=holdout, key=key / "holdout")
+    kept, own = _apart(kept, root, key / "root")
     dataset = dealt.data.to(compute.device)
     network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
     network = replace(network, initial=network.initial.to(compute.device))
@@ -131,6 +138,7 @@ def found(
         test=dataset.test,
         holdout=held_out,
         classes=dataset.classes,
+        root=own,
         local=local,
         cohort=cohort,
         pace=pace,
@@ -152,6 +160,19 @@ def found(
         compute=compute,
     )
     return us
+
+
+def _apart(shards: Shards, root: int, key: Key) -> tuple[Shards, Int[Tensor, "_"]]:
+    """Draw the server's own examples; return what is left to the clients, and those."""
+    total = len(shards.indices)
+    if not 0 <= root < max(total, 1):
+        raise ValueError(f"federation.root must be in 0..{total - 1} (examples), got {root}")
+    if not root:
+        return shards, shards.indices[:0]
+    stays = torch.ones(total, dtype=torch.bool)
+    stays[torch.randperm(total, generator=key.stream())[:root]] = False
+    left = torch.cat([torch.zeros(1, dtype=torch.long), stays.cumsum(0)])[shards.offsets]
+    return Shards(shards.indices[stays], left), shards.indices[~stays]
 
 
 def choice(us: Federation) -> dict[str, Any]:

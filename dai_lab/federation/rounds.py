@@ -13,6 +13,7 @@ from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
 from dai_lab.federation.judging import judge
 from dai_lab.federation.stages import learn, mean, together
+from dai_lab.federation.verdicts import with_server
 from dai_lab.learning import fedavg
 
 TOTALS = {
@@ -45,6 +46,8 @@ def play(
     }
     pooled = us.frame == "centralized"
     task = replace(us.task, shards=Shards.of([us.task.shards.indices])) if pooled else us.task
+    if len(us.root) and us.frame == "federated":
+        task = replace(task, shards=with_server(us))
     with us.engine(us.local, task, compute=us.compute) as train:
         for number in range(done + 1, rounds + 1):
             clock = Clock()

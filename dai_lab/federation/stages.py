@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dai_lab.core import Context, Key, Rows, State, TooFew, Trace, Training, Updates
+from dai_lab.core import Key, Rows, State, TooFew, Trace, Training, Updates
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
+from dai_lab.federation.verdicts import known, verdict
 from dai_lab.privacy import clip
 
 NEEDED = 12
@@ -25,6 +26,9 @@ NOTHING = {
     "rows_changed": 0,
     "rows_not_finite": 0,
     "visible_rows": 0,
+    "rows_dropped": 0,
+    "rows_suspected": 0,
+    "hostile_suspected": 0,
     "train_loss": None,
     "update_norm": 0.0,
     "bytes_up": 0,
@@ -179,8 +183,9 @@ def _carried_out(
         weights = mail.weights.to(rows.device)
         visible = us.secagg(rows, weights, clients=mail.clients, key=key / "secagg")
     with clock("aggregate"):
-        context = Context(key / "aggregator", state, us.task.model)
+        context, worked = known(us, train, state, number, key / "aggregator")
         found = us.aggregator(visible, context)
+        spent["flops"] += worked()
         state = state.remember(found.memory)
         after = us.server(state.remember(_spoken_for(us, mail)), found.update)
     lying = torch.tensor([client in us.hostile for client in mail.clients])
@@ -191,6 +196,7 @@ def _carried_out(
         "rows_changed": changed,
         "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
         "visible_rows": visible.count,
+        **verdict(visible, found, us.hostile),
         "train_loss": mean(mail.losses, mail.weights * ~lying),
         "update_norm": float(found.update.norm()),
         **spent,
