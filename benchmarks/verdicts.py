@@ -70,8 +70,10 @@ def gates(figures: list[Figures], memory: dict[str, float | None]) -> Iterator[s
         if liner and liner[1] < min(one.ours):
             yield f"missed: {where}: slower than {liner[0]} ({liner[1] / min(one.ours):.2f} x)"
     for rule, share in memory.items():
-        if share is None or share > LIMIT:
-            yield f"missed: {rule} holds {share} x its input beside it, {LIMIT} allowed"
+        if share is None:
+            yield f"no figure: {rule} refuses so many rows, or fails"
+        elif share > LIMIT:
+            yield f"missed: {rule} holds {share:.2f} x its input beside it, {LIMIT} allowed"
     for rule in dict.fromkeys(one.rule for one in figures):
         ways = {(o.rows, o.params, o.threads): min(o.ours) for o in figures
                 if o.rule == rule and o.ours}  # fmt: skip

