@@ -176,6 +176,16 @@ def test_layout_does_not_matter_and_nothing_is_written_to():
     assert kernels.window(repeated, 1, 4)[0].allclose(sent[0])
 
 
+@pytest.mark.parametrize("near", [0, 9])
+def test_more_rows_than_a_network_is_made_for_are_ranked_all_the_same(near, monkeypatch):
+    sent = rows(6, 25, 300, torch.float32)
+    both = []
+    for most in (512, 24):
+        monkeypatch.setattr(kernels.passes, "MOST", most)
+        both.append(kernels.nearest(sent, 5, 20, near) if near else kernels.window(sent, 5, 20))
+    torch.testing.assert_close(*both)
+
+
 def test_mixtures_are_ranked_as_if_they_were_multiplied_out():
     sent = rows(6, 12, 5000, torch.float32)
     mix = torch.rand(7, 12, generator=Key(1).stream(), dtype=torch.float64)

@@ -23,6 +23,9 @@ SEGMENTS = 64
 EXACT = 2**23
 """Products of single numbers up to which inner products of float32 are computed in float64."""
 
+MOST = 512
+"""Rows up to which a network is compiled, in some ten seconds; more are sorted by torch."""
+
 MIXED = 2**18
 """Numbers to multiply out at a time where rows are mixtures."""
 
@@ -214,14 +217,17 @@ def _by_column(
 ) -> tuple[Vector, bool]:
     from dai_lab.aggregators.kernels.columns import columns, number
 
+    count = len(mix) if mix is not None else len(base) if rows is None else len(rows)
+    if count > MOST:
+        blocks = _mixed(base, mix) if mix is not None else [base if rows is None else base[rows]]
+        found = [there.by_column(block, low, high, near) for block in blocks]
+        return torch.cat([one for one, _ in found]), all(finite for _, finite in found)
     if base.is_cuda:
         from dai_lab.aggregators.kernels.cuda import by_column
 
         blocks = _mixed(base, mix) if mix is not None else [base if rows is None else base[rows]]
         found = [by_column(block, low, high, near) for block in blocks]
         return torch.cat([one for one, _ in found]), all(finite for _, finite in found)
-    count = len(base) if rows is None else len(rows)
-    count = count if mix is None else len(mix)
     plan = (number(count), number(low), number(high), number(near))
     out = torch.empty(padded(base.shape[1]), dtype=kind_of(base))
     into, flags = out.numpy(), []

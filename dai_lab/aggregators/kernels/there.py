@@ -24,6 +24,19 @@ def pairs(base: Rows, beside: Sequence[Vector], center: int) -> Float64[Tensor, 
     return total
 
 
+def by_column(rows: Rows, low: int, high: int, near: int) -> tuple[Vector, bool]:
+    """Rank each column by sorting it, as ``passes.window`` and ``passes.nearest`` do."""
+    parts = []
+    for block in _blocks(rows, ()):
+        ranked = block.sort(dim=0).values
+        middle = ranked[low:high].mean(0)
+        if near:
+            order = (ranked - middle).abs().sort(dim=0, stable=True).indices
+            middle = ranked.gather(0, order[:near]).mean(0)
+        parts.append(middle)
+    return torch.cat(parts).to(rows.dtype), bool(rows.isfinite().all())
+
+
 def combine(base: Rows, weights: Float64[Tensor, "_"], beside: Sequence[Vector]) -> Vector:
     """Add up rows, each times its weight; those with weight 0 may hold anything."""
     held = weights.nonzero().flatten()
