@@ -103,10 +103,11 @@ def by_node(result, name, round=1):
     return dict(zip(told["aggregator/nodes"], told[f"aggregator/{name}"], strict=True))
 
 
-def close(some, others, **within):
+def close(some, others, *, only=None, **within):
     some, others = numbers(some), numbers(others)
     assert list(some) == list(others)
-    for name, one in some.items():
+    for name in some.keys() if only is None else only:
+        one = some[name]
         np.testing.assert_allclose(one, others[name], err_msg=name, **within)
 
 
@@ -120,7 +121,9 @@ def test_the_mean_is_that_of_flowers_own_strategy(weighted):
     ]  # fmt: skip
     theirs = plays(FedAvg(fraction_evaluate=0.0, min_available_nodes=4), answers)
     ours = plays(mean, answers)
-    close(ours.arrays, theirs.arrays, rtol=2e-3, atol=1e-6)  # float16 is among them
+    # Flower adds up in float16, and in an order it draws.
+    close(ours.arrays, theirs.arrays, rtol=0, atol=5e-3, only={"half"})
+    close(ours.arrays, theirs.arrays, rtol=1e-6, atol=1e-6, only=model().keys() - {"half"})
 
 
 def test_arrays_keep_their_names_order_shapes_and_types():
