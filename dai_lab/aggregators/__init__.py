@@ -1,9 +1,16 @@
 """From the rows the server may see to one update, and a verdict on every row."""
 
-<<<<<<< HEAD
 from dai_lab.aggregators.centers import centered_clipping, geometric_median
 from dai_lab.aggregators.certified import certified_radius, crfl, lipschitz, vote, vote_bounds
-from dai_lab.aggregators.coordinates import majority_vote, meamed, mean, median, phocas, rlr, trimmed_mean
+from dai_lab.aggregators.coordinates import (
+    majority_vote,
+    meamed,
+    mean,
+    median,
+    phocas,
+    rlr,
+    trimmed_mean,
+)
 from dai_lab.aggregators.history import foolsgold, safeguard
 from dai_lab.aggregators.lengths import cge, monna
 from dai_lab.aggregators.mixing import arc, bucketing, clipping, nnm
@@ -14,4 +21,41 @@ from dai_lab.aggregators.subsets import mda, mva, smea
 from dai_lab.aggregators.trust import fltrust
 from dai_lab.aggregators.validation import fang_err, fang_lfr, fang_union, zeno
 
-__all__ = ["arc", "bucketing", "bulyan", "caf", "centered_clipping", "certified_radius", "cge", "clipping", "crfl", "dnc", "fang_err", "fang_lfr", "fang_union", "fldetector", "fltrust", "foolsgold", "geometric_median", "krum", "lipschitz", "majority_vote", "mda", "meamed", "mean", "median", "monna", "multi_krum", "mva", "nnm", "phocas", "rlr", "safeguard", "smea", "trimmed_mean", "vote", "vote_bounds", "zeno"]
+__all__ = [
+    "arc",
+    "bucketing",
+    "bulyan",
+    "caf",
+    "centered_clipping",
+    "certified_radius",
+    "cge",
+    "clipping",
+    "crfl",
+    "dnc",
+    "fang_err",
+    "fang_lfr",
+    "fang_union",
+    "fldetector",
+    "fltrust",
+    "foolsgold",
+    "geometric_median",
+    "krum",
+    "lipschitz",
+    "majority_vote",
+    "mda",
+    "meamed",
+    "mean",
+    "median",
+    "monna",
+    "multi_krum",
+    "mva",
+    "nnm",
+    "phocas",
+    "rlr",
+    "safeguard",
+    "smea",
+    "trimmed_mean",
+    "vote",
+    "vote_bounds",
+    "zeno",
+]

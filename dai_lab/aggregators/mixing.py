@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators.lengths import finite_rows, lengths
-from dai_lab.aggregators.seen import look, need
+from dai_lab.aggregators.seen import judged, look, need
 from dai_lab.aggregators.selection import even
 from dai_lab.core import ALONE, Aggregate, Aggregator, Context, Visible
 
@@ -29,8 +29,9 @@ def nnm(visible: Visible, context: Context = ALONE, *, f: int = 1, then: Aggrega
         context: For what follows.
         f: Hostile rows to expect, the same as of what follows; those that are not finite are
             counted off.
-        then: What aggregates the mixed rows. Its verdict on a mixed row is that on the row it
-            was mixed around, and shares go back to the rows that were mixed.
+        then: What aggregates the mixed rows; shares go back to the rows that were mixed.
+            Around a liar lie mostly the honest, so the verdict is not what follows thinks of the
+            mixtures: a row's suspicion is the share of mixtures that leave it out.
 
     Raises:
         ValueError: What follows expects another ``f``.
@@ -47,7 +48,18 @@ def nnm(visible: Visible, context: Context = ALONE, *, f: int = 1, then: Aggrega
     mixed = torch.zeros_like(seen.distances).scatter_(1, nearest, 1 / kept)
     holds = torch.eye(visible.count, dtype=torch.float64, device=mixed.device)
     holds[seen.finite.unsqueeze(1), seen.finite] = mixed
-    return _follow(seen.visible, context, then, holds)
+    found = _follow(seen.visible, context, then, holds)
+    apart = mixed.eq(0).double().mean(0)
+    return judged(
+        visible,
+        found.update,
+        seen.finite,
+        shares=found.shares[seen.finite],
+        suspicion=apart,
+        suspects=seen.count - kept,
+        memory=found.memory,
+        record=found.record,
+    )
 
 
 def bucketing(

@@ -164,7 +164,7 @@ def _finite(visible: Visible) -> Int[Tensor, "m"]:
     """Say which visible rows are finite, and short enough to have a squared length."""
     base, mix = visible.base, visible.mix
     longest = torch.linalg.vector_norm(base, ord=torch.inf, dim=1).double()
-    good = longest < (torch.finfo(torch.float64).max / (4 * base.numel())) ** 0.5
+    good: Tensor = longest < (torch.finfo(torch.float64).max / (4 * base.numel())) ** 0.5
     if mix is not None:
         good = (mix[:, ~good] == 0).all(1)
     return good.nonzero().flatten()

@@ -1,5 +1,6 @@
 """How well it went: accuracy, its spread over clients, and statistics with intervals."""
 
+from dai_lab.metrics.plane import Plane, plane, rows
 from dai_lab.metrics.statistics import (
     Estimate,
     band,
@@ -24,6 +25,7 @@ from dai_lab.metrics.utility import (
 
 __all__ = [
     "Estimate",
+    "Plane",
     "accuracy",
     "band",
     "correct",
@@ -36,7 +38,9 @@ __all__ = [
     "mean_ranks",
     "peak",
     "per_client",
+    "plane",
     "rounds_to",
+    "rows",
     "seconds_to",
     "spread",
     "stratified",

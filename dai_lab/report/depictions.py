@@ -10,6 +10,7 @@ from dai_lab.metrics import final
 from dai_lab.report.figures import METRICS, draw_curves, draw_finals
 from dai_lab.report.groups import Group
 from dai_lab.report.measures import RESOURCES, metric, spent, target
+from dai_lab.report.planes import draw_planes, pictured
 from dai_lab.report.ranking import standing
 from dai_lab.report.trials import Trial, tried
 from dai_lab.report.worlds import draw_costs, draw_ranks
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 else:
     Figure = Any
 
-FIGURES = ("curves", "costs", "final", "ranking")
+FIGURES = ("curves", "costs", "final", "ranking", "rows")
 """Names a report's figures may have."""
 
 LINES = "Lines are interquartile means over seeds, bands 95 % intervals."
@@ -60,6 +61,14 @@ def depictions(groups: Sequence[Group]) -> dict[str, tuple[Callable[..., Figure]
             partial(draw_ranks, trials),
             "Place by final test accuracy in every world, 1 is best, and its mean over worlds "
             "with a 95 % interval that redraws the seeds of each world.",
+        )
+    if pictured(groups):
+        found["rows"] = (
+            partial(draw_planes, groups),
+            "What the server saw, on the two directions in which rows differ most, in the first "
+            "and the last round that was kept, first seed of each setting. Open marks were "
+            "dropped, crosses accused; rows more than three times as far out as the median are "
+            "drawn at that border.",
         )
     return found
 
