@@ -85,7 +85,7 @@ TABLE = {
                      plain="norm=inf then.f=0", bound="short", finds=False, off="then.f=0"),
     "geometric_median": Rule("", finds=False, off=""),
     # Its center starts at 0, and its radius has the unit of the rows.
-    "centered_clipping": Rule("", shift=False, scale=None, agree=False, bound="short",
+    "centered_clipping": Rule("tau=1.0", shift=False, scale=None, agree=False, bound="short",
                               finds=False, off=None),
     "mda": Rule(least=5, plain="f=0"),
     "smea": Rule(least=5, plain="f=0"),
