@@ -186,11 +186,25 @@ def _median(inner: Float64[Tensor, "m m"], mass: Float64[Tensor, "m"]) -> Float6
     if bool(best.any()):
         return _between(best, apart, same, mass)
     # Below the best of all rows there is no row, and distances are smooth. This step leads there.
-    row = int((apart @ mass).argmin())
+    row = _best_row(apart, inner, mass)
     rate = 1 - held[row] / pulled[row]
     shares = rate * pulls[row] / pulls[row].sum()
     shares[row] += 1 - rate
     return _newton(shares, inner, mass)
+
+
+def _best_row(
+    apart: Float64[Tensor, "m m"], inner: Float64[Tensor, "m m"], mass: Float64[Tensor, "m"]
+) -> int:
+    """Return the row whose distances to the others add up to the least.
+
+    Sums would be those of the farthest liar, and of rounding: what tells rows apart is added up.
+    """
+    own = inner.diagonal()
+    near = int(own.argmin())
+    squares = own.unsqueeze(1) - own[near] - 2 * (inner - inner[near])
+    both = apart + apart[near]
+    return int((torch.where(both > 0, squares / both, 0.0) @ mass).argmin())
 
 
 def _between(
@@ -211,16 +225,17 @@ def _newton(
     shares: Float64[Tensor, "m"], inner: Float64[Tensor, "m m"], mass: Float64[Tensor, "m"]
 ) -> Float64[Tensor, "m"]:
     """Descend to the geometric median from a point that is better than every row."""
-    gaps = _gaps(shares)
-    lengths = _lengths(gaps, inner)
-    value, last = float(lengths @ mass), torch.inf
+    last = torch.inf
     for _ in range(STEPS):
+        gaps = _gaps(shares)
+        lengths = _lengths(gaps, inner)
+        lengths = lengths.clamp_min(EPSILON * float(lengths.median()))
         # The gradient is -pull @ gaps, the matrix of second derivatives
         # total - gaps.T @ diag(mass / lengths**3) @ gaps: both stay among the rows.
         pull = mass / lengths
         total = float(pull.sum())
         products = gaps @ inner @ gaps.T
-        root = (pull / lengths.square()).sqrt()
+        root = pull.sqrt() / lengths
         system = -root.unsqueeze(1) * products * root
         system.diagonal().add_(total)
         factor, failed = torch.linalg.cholesky_ex(system)
@@ -228,22 +243,22 @@ def _newton(
         if not bool(failed):
             right = (root * lengths.square()).unsqueeze(1)
             step = root * torch.cholesky_solve(right, factor).flatten()
-        slope = float(step @ products @ pull)
         move = step - step.sum() * shares
+        slope = float(move @ inner @ (pull - total * shares))
         moved = float(_lengths(move.unsqueeze(0), inner))
-        # So close, sums of distances cannot tell points apart: go on while moves get shorter.
-        close = slope <= 1e-13 * value
+        # So close, rounding decides which point is better: go on while moves get shorter.
+        close = slope <= 1e-10 * moved
         if close and moved >= last / 2:
             break
         last, rate = moved if close else torch.inf, 1.0
-        while True:
-            trial = shares + rate * move
-            gaps = _gaps(trial)
-            longer = _lengths(gaps, inner).clamp_min(EPSILON * value)
-            if close or rate < EPSILON or float(longer @ mass) <= value - 1e-4 * rate * slope:
+        toward = gaps @ inner @ move
+        while not close and rate > EPSILON:
+            longer = _lengths(gaps - rate * move, inner)
+            squares = rate * (rate * moved**2 - 2 * toward)
+            if float(mass @ (squares / (longer + lengths))) <= -1e-4 * rate * slope:
                 break
             rate /= 2
-        shares, lengths, value = trial, longer, float(longer @ mass)
+        shares = shares + rate * move
     # At the median these are its weights, none of them below 0.
     pull = mass / lengths
     return pull / pull.sum()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
@@ -34,6 +36,8 @@ def caf(visible: Visible, context: Context = ALONE, *, f: int = 1) -> Aggregate:
     seen = look(visible)
     left = need("caf", visible, seen.count, f=f, least=2 * f + 1)
     inner = seen.holds @ seen.inner @ seen.holds.T
+    # In units of the longest row, its squares cannot overflow.
+    inner = inner / inner.diagonal().max().clamp_min(torch.finfo(inner.dtype).tiny)
     rest = torch.ones(seen.count, dtype=torch.float64, device=inner.device)
     shares, lost = rest / seen.count, torch.zeros_like(rest)
     smallest, rounds = torch.inf, 0
@@ -75,7 +79,7 @@ def _widest(
     direction = torch.zeros_like(weights)
     direction[held] = root * vectors[:, -1]
     along = torch.zeros_like(weights)
-    along[held] = (around @ direction[held]).square() / widest
+    along[held] = (around @ direction[held] / sqrt(widest)).square()
     return widest, along
 
 
@@ -156,15 +160,14 @@ def _columns(
         return some[finite].double()
     mix = mix[finite]
     held = mix.ne(0).any(0)
-    mixed: Float64[Tensor, "m columns"] = mix[:, held] @ some[held].double()
-    return mixed
+    return mix[:, held] @ some[held].double()
 
 
 def _finite(visible: Visible) -> Int[Tensor, "m"]:
     """Say which visible rows are finite, and short enough to have a squared length."""
     base, mix = visible.base, visible.mix
     longest = torch.linalg.vector_norm(base, ord=torch.inf, dim=1).double()
-    good: Tensor = longest < (torch.finfo(torch.float64).max / (4 * base.numel())) ** 0.5
+    good: Bool[Tensor, "_"] = longest < sqrt(torch.finfo(torch.float64).max / (4 * base.numel()))
     if mix is not None:
         good = (mix[:, ~good] == 0).all(1)
     return good.nonzero().flatten()
