@@ -1,6 +1,7 @@
 """From the rows the server may see to one update, and a verdict on every row."""
 
 from dai_lab.aggregators.certified import certified_radius, crfl, lipschitz, vote, vote_bounds
+from dai_lab.aggregators.clusters import flame, freqfed
 from dai_lab.aggregators.coordinates import (
     majority_vote,
     meamed,
@@ -10,7 +11,10 @@ from dai_lab.aggregators.coordinates import (
     rlr,
     trimmed_mean,
 )
+from dai_lab.aggregators.deepsight import deepsight
+from dai_lab.aggregators.features import auror, signguard
 from dai_lab.aggregators.history import foolsgold, safeguard
+from dai_lab.aggregators.layers import lasa
 from dai_lab.aggregators.lengths import cge, monna
 from dai_lab.aggregators.mixing import arc, bucketing, clipping, nnm
 from dai_lab.aggregators.prediction import fldetector
@@ -20,19 +24,24 @@ from dai_lab.aggregators.validation import fang_err, fang_lfr, fang_union, zeno
 
 __all__ = [
     "arc",
+    "auror",
     "bucketing",
     "bulyan",
     "certified_radius",
     "cge",
     "clipping",
     "crfl",
+    "deepsight",
     "fang_err",
     "fang_lfr",
     "fang_union",
+    "flame",
     "fldetector",
     "fltrust",
     "foolsgold",
+    "freqfed",
     "krum",
+    "lasa",
     "lipschitz",
     "majority_vote",
     "meamed",
@@ -44,6 +53,7 @@ __all__ = [
     "phocas",
     "rlr",
     "safeguard",
+    "signguard",
     "trimmed_mean",
     "vote",
     "vote_bounds",
