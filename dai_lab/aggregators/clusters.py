@@ -48,6 +48,7 @@ def flame(visible: Visible, context: Context = ALONE, *, noise: float = 0.001) -
             "aggregator=flame compares clients' models and does not know the one they started "
             "from: choose aggregator=freqfed"
         )
+    need("flame", visible, visible.count)
     seen = look(visible, (params.to(visible.base),))
     need("flame", visible, seen.count)
     # A model is a row and the parameters; both are seen from the row amid all others.
@@ -85,6 +86,7 @@ def freqfed(visible: Visible, context: Context = ALONE) -> Aggregate:
         Fereidooni et al. 2024, arXiv:2312.04432, algorithm 1. The paper does not say how a
         network becomes a matrix.
     """
+    need("freqfed", visible, visible.count)
     # The transform is linear: mixtures of rows are mixtures of frequencies.
     low = replace(visible, base=low_frequencies(visible.base), gram=None, distances=None)
     seen = look(low, products=True)

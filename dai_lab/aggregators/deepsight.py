@@ -13,7 +13,7 @@ from dai_lab.aggregators.clusters import clipped, total
 from dai_lab.aggregators.layers import output_layer
 from dai_lab.aggregators.lengths import lengths
 from dai_lab.aggregators.seen import judged, need
-from dai_lab.core import ALONE, Aggregate, Context, Model, Rows, TooFew, Vector, Visible
+from dai_lab.core import ALONE, Aggregate, Context, Model, Rows, Vector, Visible
 
 if TYPE_CHECKING:
     from dai_lab.core import Key
@@ -46,8 +46,9 @@ def deepsight(
     suspicious clients, or more, is rejected; whoever is in no cluster is judged alone. What is
     left is clipped to the median length of all and averaged.
 
-    A row's suspicion is the part of suspicious rows in its cluster. Where all are rejected the
-    round is refused: the paper says nothing of it.
+    A row's suspicion is the part of suspicious rows in its cluster. The paper does not say what
+    happens where every cluster is rejected: here whoever is not suspicious stays, at least half
+    of all, and the record says so.
 
     Args:
         visible: What the server may see; at least one finite row. Fewer than half may lie.
@@ -59,7 +60,7 @@ def deepsight(
         tau: Part of suspicious clients at which a cluster is rejected, above 0 up to 1.
 
     Raises:
-        TooFew: No finite row, or no cluster is left.
+        TooFew: No finite row.
         ValueError: The model is not known, tells no classes apart or does not take such inputs,
             or a knob is out of range.
 
@@ -72,6 +73,7 @@ def deepsight(
     if not 0 < tau <= 1:
         raise ValueError(f"aggregator.tau must be above 0 and at most 1, got {tau}")
     model, params, layer, classes = _known(visible, context)
+    need("deepsight", visible, visible.count)
     finite, norms = lengths(visible)
     need("deepsight", visible, len(finite))
     # In an order of their own, so that clusters do not depend on whose row comes first.
@@ -95,15 +97,14 @@ def deepsight(
     doubt[order] = (same.double() @ suspicious.double()) / same.sum(1)
     # A third of three is a third, whatever rounding says.
     kept = doubt < tau - 1e-12
-    if not bool(kept.any()):
-        raise TooFew(
-            f"aggregator=deepsight rejects all {len(finite)} finite rows: raise aggregator.tau or "
-            "the cohort"
-        )
+    nobody = not bool(kept.any())
+    if nobody:
+        kept[order] = ~suspicious
     shares, bound = clipped(norms, kept)
     return judged(
         visible, total(visible, shares, finite), finite, shares=shares, suspicion=doubt,
-        suspects=~kept, record={"clipped_to": bound, "clusters": len(labels[labels >= 0].unique())},
+        suspects=~kept, record={"clipped_to": bound, "clusters": len(labels[labels >= 0].unique()),
+                "all_rejected": int(nobody)},
     )  # fmt: skip
 
 

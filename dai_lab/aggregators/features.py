@@ -56,6 +56,7 @@ def signguard(
         )
     if not 0 < share <= 1:
         raise ValueError(f"aggregator.share must be above 0 and at most 1, got {share}")
+    need("signguard", visible, visible.count)
     finite, norms = lengths(visible)
     need("signguard", visible, len(finite))
     params = visible.base.shape[1]
@@ -122,6 +123,7 @@ def auror(
     base, places = visible.base, range(visible.base.shape[1])
     if features == "output":
         places = output_layer("auror", visible, context.model)
+    need("auror", visible, visible.count)
     finite = finite_rows(visible)
     need("auror", visible, len(finite))
     votes, telling = torch.zeros(len(finite), dtype=torch.float64, device=base.device), 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators.clusters import middle
@@ -58,6 +58,7 @@ def lasa(
     for name, limit in {"norm_bound": norm_bound, "sign_bound": sign_bound}.items():
         if not limit > 0:
             raise ValueError(f"aggregator.{name} must be above 0, got {limit}")
+    need("lasa", visible, visible.count)
     finite = finite_rows(visible)
     need("lasa", visible, len(finite))
     # The smallest numbers of a mixture are known only when it is multiplied out.
@@ -77,8 +78,8 @@ def lasa(
             signs += block.sign().sum(1)
             held += block.ne(0).sum(1)
         purity = (1 + signs / held.clamp_min(1)) / 2
-        kept = (_scores(squares.sqrt()) < norm_bound) & (_scores(purity) < sign_bound)
-        outside += len(places) / params * ~kept
+        kept = _near(squares.sqrt(), norm_bound) & _near(purity, sign_bound)
+        outside += len(places) / params * (~kept).double()
         if not bool(kept.any()):
             kept, nobody = ~kept, nobody + 1
         weights = factors * kept / kept.sum()
@@ -138,7 +139,8 @@ def _floor(row: Vector, stay: int) -> Tensor:
     return row.abs().kthvalue(len(row) - stay + 1).values
 
 
-def _scores(values: Float64[Tensor, "m"]) -> Float64[Tensor, "m"]:
-    """Return how many standard deviations each value is from the median."""
+def _near(values: Float64[Tensor, "m"], bound: float) -> Bool[Tensor, "m"]:
+    """Say which values are fewer than ``bound`` standard deviations from the median."""
     away = (values - middle(values)).abs()
-    return torch.where(away > 0, away / values.std(correction=0), 0.0)
+    # Of two values each is one deviation away: rounding must not say who is at the bound.
+    return (away < bound * (1 - 1e-9) * values.std(correction=0)) | (away == 0)
