@@ -2,6 +2,7 @@
 
 from dai_lab.aggregators.centers import centered_clipping, geometric_median
 from dai_lab.aggregators.certified import certified_radius, crfl, lipschitz, vote, vote_bounds
+from dai_lab.aggregators.clusters import flame, freqfed
 from dai_lab.aggregators.coordinates import (
     majority_vote,
     meamed,
@@ -11,7 +12,10 @@ from dai_lab.aggregators.coordinates import (
     rlr,
     trimmed_mean,
 )
+from dai_lab.aggregators.deepsight import deepsight
+from dai_lab.aggregators.features import auror, signguard
 from dai_lab.aggregators.history import foolsgold, safeguard
+from dai_lab.aggregators.layers import lasa
 from dai_lab.aggregators.lengths import cge, monna
 from dai_lab.aggregators.mixing import arc, bucketing, clipping, nnm
 from dai_lab.aggregators.prediction import fldetector
@@ -23,6 +27,7 @@ from dai_lab.aggregators.validation import fang_err, fang_lfr, fang_union, zeno
 
 __all__ = [
     "arc",
+    "auror",
     "bucketing",
     "bulyan",
     "caf",
@@ -31,15 +36,19 @@ __all__ = [
     "cge",
     "clipping",
     "crfl",
+    "deepsight",
     "dnc",
     "fang_err",
     "fang_lfr",
     "fang_union",
+    "flame",
     "fldetector",
     "fltrust",
     "foolsgold",
+    "freqfed",
     "geometric_median",
     "krum",
+    "lasa",
     "lipschitz",
     "majority_vote",
     "mda",
@@ -53,6 +62,7 @@ __all__ = [
     "phocas",
     "rlr",
     "safeguard",
+    "signguard",
     "smea",
     "trimmed_mean",
     "vote",

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
+from dai_lab.aggregators.layers import output_layer
 from dai_lab.aggregators.seen import judged, need, squared_distances
-from dai_lab.core import ALONE, Aggregate, Context, Model, Rows, State, TooFew, Visible
+from dai_lab.core import ALONE, Aggregate, Context, Rows, State, TooFew, Visible
 
 BLOCK = 2**14
 """Columns that are worked on at once, in float64."""
@@ -58,10 +59,13 @@ def foolsgold(
     """
     clients = single("foolsgold", visible)
     state = context.state or nothing(visible)
-    first = _output(visible, context.model) if features == "output" else 0
+    compared = slice(None)
+    if features == "output":
+        places = output_layer("foolsgold", visible, context.model)
+        compared = slice(places.start, places.stop)
     rows, finite = sound("foolsgold", visible)
     whose = [clients[one] for one in finite.tolist()]
-    sent = rows[:, first:]
+    sent = rows[:, compared]
     before = state.recall("aggregator/foolsgold", whose, torch.zeros_like(sent[0]))
     history = (before.to(sent) + sent).nan_to_num()  # a sum of finite rows may still overflow
     weights, likeness = _pardoned(_cosines(history))
@@ -202,22 +206,6 @@ def sound(rule: str, visible: Visible) -> tuple[Rows, Int[Tensor, "m"]]:
 def nothing(visible: Visible) -> State:
     """Return a state in which nobody remembers anything."""
     return State(visible.base.new_zeros(visible.base.shape[1]))
-
-
-def _output(visible: Visible, model: Model | None) -> int:
-    """Return where the parameters of the last layer begin."""
-    if model is None or model.params != visible.base.shape[1]:
-        raise ValueError(
-            "aggregator=foolsgold cannot tell the last layer's parameters: "
-            "set aggregator.features=all"
-        )
-    layer = model.names[-1].rpartition(".")[0]
-    ours = 0
-    for name, shape in zip(reversed(model.names), reversed(model.shapes), strict=True):
-        if name.rpartition(".")[0] != layer:
-            break
-        ours += shape.numel()
-    return model.params - ours
 
 
 def _cosines(rows: Float[Tensor, "m _"]) -> Float64[Tensor, "m m"]:

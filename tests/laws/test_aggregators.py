@@ -93,10 +93,12 @@ TABLE = {
     "caf": Rule(least=5, plain="f=0"),
     # Liars in two directions hide behind each other.
     "dnc": Rule(least=5, plain="f=0", bound=None),
-    "flame": Rule("", shift=False, scale=None, agree=False, bound="short", off=""),
-    "freqfed": Rule("", shift=False, bound=None, off=""),
+    # They keep little more than half of all, whoever lies.
+    "flame": Rule("", shift=False, scale=None, agree=False, bound="short", finds=False, off=""),
+    "freqfed": Rule("", shift=False, bound=None, finds=False, off=""),
     "auror": Rule("", shift=False, scale=None, bound=None, finds=False, off=""),
-    "signguard": Rule("", shift=False, bound="short", off=""),
+    # A tenth of nine coordinates is one, and its sign says little.
+    "signguard": Rule("", shift=False, bound="short", finds=False, off=""),
     "deepsight": Rule("samples=200", shift=False, scale=None, bound="short", finds=False, off=""),
     "lasa": Rule("", shift=False, bound="short", agree=False, finds=False, off=""),
     # The length is that of the server's own update.

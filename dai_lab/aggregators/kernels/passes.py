@@ -123,6 +123,7 @@ def gram(base: Rows, beside: Sequence[Vector] = ()) -> Gram:
     inner[count, center] = 0
     inner = inner.tril() + inner.tril(-1).T
     lost = ~inner.diagonal().isfinite()
+    lost = lost | lost[-1]  # there is nothing to see from a row that is not finite
     inner[lost], inner[:, lost] = torch.nan, torch.nan
     return Gram(inner, center)
 
