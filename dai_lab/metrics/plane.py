@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn.functional import pad
 
 from dai_lab.core import Aggregate, Record, Rows, Trace
 
@@ -16,6 +19,9 @@ FAR = 3.0
 
 MOST = 1000
 """Rows above which no picture is kept."""
+
+BLOCK = 1 << 16
+"""Coordinates that are multiplied at once, so that no copy of all rows is made."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Plane:
     """Whether the row lies beyond the border it is drawn at."""
     lost: int = 0
     """Rows that are not finite, and have no place."""
+    astray: bool = False
+    """Whether the update lies beyond the border as well."""
 
     def written(self) -> str:
         """Write it as one line."""
@@ -47,8 +55,10 @@ class Plane:
         try:
             found: Mapping[str, Any] = json.loads(line)
             plane = cls(**found)
-            sizes = {len(plane.places), len(plane.kept), len(plane.suspected), len(plane.hostile)}
-            good = len(sizes) == 1 and all(len(one) == 2 for one in [*plane.places, plane.update])
+            told = (plane.kept, plane.suspected, plane.hostile, plane.far)
+            spots = [[float(number) for number in one] for one in [*plane.places, plane.update]]
+            good = {len(one) for one in told} == {len(plane.places)}
+            good = good and all(len(one) == 2 for one in spots)
         except (TypeError, ValueError):
             good = False
         if not good:
@@ -69,31 +79,25 @@ def plane(rows: Rows, aggregate: Aggregate, hostile: Collection[int] = ()) -> Pl
     """
     finite = rows.isfinite().all(1)
     which = finite.nonzero().flatten().tolist()
-    seen, update = rows[finite], aggregate.update.to(rows)
     if not which:
         return Plane([], [0.0, 0.0], [], [], [], [], len(rows))
-    middle = seen.median(0).values
-    away = (seen - middle).norm(dim=1)
-    border = FAR * float(away.median())
-    far = away > border if border else torch.zeros_like(away, dtype=torch.bool)
-    drawn = (seen - middle) * (border / away.clamp_min(border or 1)).unsqueeze(1)
-    drawn = drawn if border else seen - middle
+    # What is longer than this overflows when it is squared, and a picture shows its border only.
+    longest = torch.finfo(rows.dtype).max ** 0.4
+    seen = rows[finite].clamp(-longest, longest)
+    update = aggregate.update.to(rows).clamp(-longest, longest)
+    middle = (seen.median(0).values - (-seen).median(0).values) / 2
+    seen -= middle
+    away = seen.norm(dim=1)
+    border = FAR * float(away.median()) or float(away.max())
+    far = away > border
+    seen *= torch.where(far, border / away, 1.0).unsqueeze(1)
+    to, strayed = update - middle, float((update - middle).norm())
+    if astray := strayed > border > 0:
+        to = to * (border / strayed)
     if rows.shape[1] == 2:
-        places, to = drawn + middle, update
+        places, to = seen + middle, to + middle
     else:
-        products = drawn.double() @ drawn.double().T
-        lengths, vectors = torch.linalg.eigh(products)
-        lengths, vectors = lengths.flip(0)[:2].clamp_min(0), vectors.flip(1)[:, :2]
-        # An eigenvector has no sign of its own: the largest entry is made positive.
-        top = vectors.abs().argmax(0)
-        vectors = vectors * vectors[top, torch.arange(vectors.shape[1])].sign()
-        scale = lengths.sqrt()
-        places = vectors * scale
-        inverse = torch.where(scale > 0, 1 / scale.clamp_min(1e-300), 0.0)
-        to = (drawn @ (update - middle)).double() @ vectors * inverse
-        missing = 2 - places.shape[1]
-        places = torch.nn.functional.pad(places, (0, missing))
-        to = torch.nn.functional.pad(to, (0, missing))
+        places, to = _flat(seen, to)
     numbers = [[float(f"{x:.4g}") for x in one] for one in [*places.tolist(), to.tolist()]]
     shares, accused = aggregate.shares.cpu(), aggregate.suspected.cpu()
     return Plane(
@@ -104,7 +108,29 @@ def plane(rows: Rows, aggregate: Aggregate, hostile: Collection[int] = ()) -> Pl
         hostile=[row in hostile for row in which],
         far=far.tolist(),
         lost=len(rows) - len(which),
+        astray=astray,
     )
+
+
+def _flat(
+    rows: Rows, update: Float[Tensor, "_"]
+) -> tuple[Float64[Tensor, "_ 2"], Float64[Tensor, "2"]]:
+    """Project rows, and an update beside them, on the two directions in which the rows differ."""
+    products = rows.new_zeros((len(rows), len(rows) + 1), dtype=torch.float64)
+    for part, beside in zip(rows.split(BLOCK, 1), update.split(BLOCK), strict=True):
+        block = part.double()
+        products += block @ torch.cat([block, beside.double().unsqueeze(0)]).T
+    lengths, vectors = torch.linalg.eigh(products[:, :-1])
+    lengths, vectors = lengths.flip(0)[:2].clamp_min(0), vectors.flip(1)[:, :2]
+    # An eigenvector has no sign of its own: the largest entry is made positive.
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    scale = lengths.sqrt()
+    # Where rows differ in one direction only, the second is rounding.
+    scale = torch.where(scale > 1e-6 * scale[0], scale, 0.0)
+    inverse = torch.where(scale > 0, 1 / scale, 0.0)
+    missing = (0, 2 - len(scale))
+    to = products[:, -1] @ vectors * inverse
+    return pad(vectors * scale, missing), pad(to, missing)
 
 
 def rows(trace: Trace, *, every: int = 1) -> Record:

@@ -67,8 +67,8 @@ def depictions(groups: Sequence[Group]) -> dict[str, tuple[Callable[..., Figure]
             partial(draw_planes, groups),
             "What the server saw, on the two directions in which rows differ most, in the first "
             "and the last round that was kept, first seed of each setting. Open marks were "
-            "dropped, crosses accused; rows more than three times as far out as the median are "
-            "drawn at that border.",
+            "dropped, crosses accused, the star is the update; whatever lies more than three times "
+            "as far out as the median row is a diamond at that border.",
         )
     return found
 
