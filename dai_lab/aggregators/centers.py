@@ -59,7 +59,7 @@ def geometric_median(
         raise ValueError(f"aggregator.smoothing must be above 0, got {smoothing}")
     if start not in ("mean", "zero"):
         raise ValueError(f"aggregator.start must be mean or zero, got {start!r}")
-    seen = look(visible)
+    seen = look(visible, products=True)
     need("geometric_median", visible, seen.count)
     if visible.count < 3:
         warnings.warn(
@@ -115,7 +115,7 @@ def centered_clipping(
     if iterations < 1:
         raise ValueError(f"aggregator.iterations must be at least 1, got {iterations}")
     last = context.state.memory.get("aggregator/center") if context.state else None
-    seen = look(visible, () if last is None else (last,))
+    seen = look(visible, () if last is None else (last,), products=True)
     need("centered_clipping", visible, seen.count)
     if last is None:
         # The origin, as seen from the row that all are seen from.

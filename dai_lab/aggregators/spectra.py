@@ -33,7 +33,7 @@ def caf(visible: Visible, context: Context = ALONE, *, f: int = 1) -> Aggregate:
         Allouah, Guerraoui and Stephan 2025, arXiv:2505.01874, algorithm 2 (covariance
         bound-agnostic filter).
     """
-    seen = look(visible)
+    seen = look(visible, products=True)
     left = need("caf", visible, seen.count, f=f, least=2 * f + 1)
     inner = seen.holds @ seen.inner @ seen.holds.T
     # In units of the longest row, its squares cannot overflow.

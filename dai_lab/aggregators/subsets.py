@@ -56,7 +56,7 @@ def smea(visible: Visible, context: Context = ALONE, *, f: int = 1) -> Aggregate
     Source:
         Allouah et al. 2023, arXiv:2302.04787, section 5 (smallest maximum eigenvalue averaging).
     """
-    seen = look(visible)
+    seen = look(visible, products=True)
     left = need("smea", visible, seen.count, f=f, least=2 * f + 1)
     kept = spread(_inner(seen).cpu().numpy(), seen.distances.cpu().numpy(), left)
     return _averaged(visible, seen, kept, left)
@@ -97,8 +97,9 @@ def _averaged(visible: Visible, seen: Seen, kept: list[int], left: int) -> Aggre
     shares[kept] = 1 / len(kept)
     dropped = torch.ones(seen.count, dtype=torch.bool, device=shares.device)
     dropped[kept] = False
-    gaps = torch.eye(seen.count, dtype=shares.dtype, device=shares.device) - shares
-    far = ((gaps @ _inner(seen)) * gaps).sum(1).clamp_min(0).sqrt()
+    # From distances alone: the square to a mean is the mean of squares, less their own spread.
+    apart = seen.distances[:, kept]
+    far = (apart.mean(1) - apart[kept].mean() / 2).clamp_min(0).sqrt()
     return judged(
         visible, seen.vector(shares), seen.finite, shares=shares, suspicion=far, suspects=dropped
     )

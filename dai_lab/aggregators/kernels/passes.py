@@ -252,8 +252,14 @@ def _by_column(
 def _mixed(base: Rows, mix: Float64[Tensor, "_ _"]) -> Iterator[Rows]:
     """Multiply out as many columns at a time as stay close to the processor."""
     held = mix.ne(0).any(0)
-    weights = mix[:, held].to(base)
     width = max(MIXED // len(mix) // GRAIN, 1) * GRAIN
+    if int(mix.ne(0).sum(1).max()) <= 1:  # nothing is mixed, only scaled
+        which = mix.abs().argmax(1)
+        factors = mix.gather(1, which.unsqueeze(1)).to(base)
+        for block in torch.split(base, width, dim=1):
+            yield block[which].mul_(factors)
+        return
+    weights = mix[:, held].to(base)
     for block in torch.split(base, width, dim=1):
         yield weights @ (block if bool(held.all()) else block[held])
 
