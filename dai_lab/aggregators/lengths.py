@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
-from dai_lab.aggregators.seen import judged, look, need
+from dai_lab.aggregators.seen import judged, look, need, some
 from dai_lab.core import ALONE, Aggregate, Context, TooFew, Vector, Visible
 
 _NONE = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
@@ -110,6 +110,7 @@ def lengths(
     Returns:
         Places of the finite rows, and their Euclidean lengths.
     """
+    some(visible)
     if visible.mix is None and (visible.gram is None or origin is not None):
         squares = kernels.squares(visible.base, origin)
         finite = squares.isfinite().nonzero().flatten()
@@ -123,6 +124,7 @@ def lengths(
 
 def finite_rows(visible: Visible) -> Int[Tensor, "m"]:
     """Say which visible rows are finite, at most from one pass over them."""
+    some(visible)
     base, mix, gram = visible.base, visible.mix, visible.gram
     squares = kernels.squares(base) if gram is None else gram.inner.diagonal()[: len(base)]
     good = squares.isfinite()

@@ -122,6 +122,7 @@ def look(visible: Visible, beside: Sequence[Vector] = (), *, products: bool = Fa
         beside: Finite vectors to have in the same space, such as the last update.
         products: Whether inner products are wanted, not only distances; with ``beside`` they are.
     """
+    some(visible)
     products = products or bool(beside)
     mix = visible.mix
     even = mix is None or bool(((mix.sum(1) - 1).abs() < 1e-12).all())
@@ -144,6 +145,16 @@ def look(visible: Visible, beside: Sequence[Vector] = (), *, products: bool = Fa
     if found is not None:
         seen.__dict__["gram"] = found
     return seen
+
+
+def some(visible: Visible) -> None:
+    """Refuse to look at no row.
+
+    Raises:
+        TooFew: There is none.
+    """
+    if not visible.count:
+        raise TooFew("aggregator sees no row: raise cohort.fraction or cohort.rate")
 
 
 def _mutual(base: Rows, apart: Float64[Tensor, "n n"]) -> Bool[Tensor, "n"]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
-from dai_lab.aggregators.seen import judged, look, need
+from dai_lab.aggregators.seen import judged, look, need, some
 from dai_lab.core import ALONE, Aggregate, Context, TooFew, Visible
 
 
@@ -120,6 +120,7 @@ def dnc(
             "aggregator.sample and aggregator.iterations must be at least 1, "
             f"got {sample} and {iterations}"
         )
+    some(visible)
     finite = _finite(visible)
     left = need("dnc", visible, len(finite), f=f, least=2 * f + 1)
     params = visible.base.shape[1]
