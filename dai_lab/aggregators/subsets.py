@@ -44,7 +44,7 @@ def smea(visible: Visible, context: Context = ALONE, *, f: int = 1) -> Aggregate
 
     Args:
         visible: What the server may see; at least ``2 f + 1`` rows. Where rows differ in no
-            clear way, all subsets have to be looked at: up to about 200,000 at 25 rows, 3,000 at
+            clear way, all subsets have to be looked at: up to about 100,000 at 25 rows, 1,500 at
             100.
         context: Not needed.
         f: Hostile rows to expect; those that are not finite are counted off.

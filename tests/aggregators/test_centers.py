@@ -66,8 +66,12 @@ def rest(sent, at, masses):
     return max(0.0, np.linalg.norm(pull) - masses[near].sum()) / masses.sum()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@given(seed=SEEDS, count=st.integers(3, 30), params=st.sampled_from([1, 2, 50]))
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=SEEDS,
+    count=st.integers(3, 30),
+    params=st.sampled_from([1, 2, 50]),
+)
 def test_nothing_pulls_at_the_geometric_median(kind, seed, count, params):
     sent = rows(kind, seed, count, params)
     at = geometric_median(see(sent)).update.numpy()
@@ -89,14 +93,17 @@ def test_the_geometric_median_is_that_of_scipy_and_of_the_package(kind):
         found = library.compute_geometric_median(
             list(sent), np.ones(count), eps=1e-12, maxiter=2000, ftol=0
         )
-        np.testing.assert_allclose(at, found.median, rtol=1e-9, atol=1e-9)
+        # The package stops where sums of distances no longer tell points apart.
+        np.testing.assert_allclose(at, found.median, rtol=1e-6, atol=1e-6)
 
         def total(z, sent=sent):
             return np.linalg.norm(sent - z, axis=1).sum()
 
+        assert total(at) <= total(found.median) * (1 + 1e-15)
+
         best = minimize(total, sent.mean(0), options={"gtol": 1e-9})
         np.testing.assert_allclose(at, best.x, rtol=1e-5, atol=1e-6)
-        assert total(at) <= best.fun
+        assert total(at) <= best.fun * (1 + 1e-15)
 
 
 @given(seed=SEEDS, count=st.integers(1, 30))
@@ -139,8 +146,6 @@ def test_a_median_very_near_a_row_is_found(seed, near):
     half, tall = (a + b) / 2, np.sqrt(3) / 2 * np.array([b[1] - a[1], a[0] - b[0]])
     tip = max((half + tall, half - tall), key=np.linalg.norm)
     middle = (a + b + tip) / 3
-    expected = 2 * (middle @ tip) / (tip @ tip) * tip
-    expected = 2 * middle - tip + (expected - 2 * (middle - (tip @ middle) / (tip @ tip) * tip)) * 0
     line = -tip / np.linalg.norm(tip)
     expected = tip + 2 * ((middle - tip) @ line) * line
     np.testing.assert_allclose(at, expected, rtol=1e-6, atol=1e-13)
@@ -196,8 +201,12 @@ def test_four_liars_in_eleven_hardly_move_the_median(seed, lie, liars):
     assert (seen.update - center).norm() <= 2 * (11 - liars) / (11 - 2 * liars) * radius
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@given(seed=SEEDS, count=st.integers(3, 20), tau=st.sampled_from([0.1, 1.0, 10.0]))
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=SEEDS,
+    count=st.integers(3, 20),
+    tau=st.sampled_from([0.1, 1.0, 10.0]),
+)
 def test_clipping_is_that_on_coordinates_round_after_round(kind, seed, count, tau):
     state, at = None, np.zeros(4)
     for turn in range(4):

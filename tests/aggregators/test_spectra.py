@@ -53,8 +53,13 @@ def filtered(sent, f):
     return mean
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@given(seed=SEEDS, count=st.integers(3, 25), params=st.sampled_from([1, 4, 40]), data=st.data())
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=SEEDS,
+    count=st.integers(3, 25),
+    params=st.sampled_from([1, 4, 40]),
+    data=st.data(),
+)
 def test_caf_is_that_of_the_covariance_matrix(kind, seed, count, params, data):
     f = data.draw(st.integers(0, (count - 1) // 2))
     sent = rows(kind, seed, count, params, f)
@@ -79,8 +84,13 @@ def test_caf_takes_all_weight_from_the_row_that_stands_out_most():
     assert seen.suspected.tolist() == [False, False, True, False, False]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@given(seed=SEEDS, count=st.integers(3, 25), params=st.sampled_from([1, 4, 40]), data=st.data())
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=SEEDS,
+    count=st.integers(3, 25),
+    params=st.sampled_from([1, 4, 40]),
+    data=st.data(),
+)
 def test_dnc_on_all_coordinates_is_that_of_the_singular_vector(kind, seed, count, params, data):
     f = data.draw(st.integers(0, (count - 1) // 2))
     sent = rows(kind, seed, count, params, f)

@@ -65,9 +65,14 @@ def first_of_the_best(sent, f, measure):
 RULES = [(mda, diameter), (smea, widest), (mva, variance)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rule", "measure"), RULES)
-@given(seed=SEEDS, count=st.integers(1, 9), params=st.sampled_from([1, 2, 30]), data=st.data())
+@given(
+    kind=st.sampled_from(KINDS),
+    seed=SEEDS,
+    count=st.integers(1, 9),
+    params=st.sampled_from([1, 2, 30]),
+    data=st.data(),
+)
 def test_the_subset_is_the_first_of_the_best_of_all(rule, measure, kind, seed, count, params, data):
     f = data.draw(st.integers(0, (count - 1) // 2))
     sent = rows(kind, seed, count, params, f)
