@@ -122,8 +122,9 @@ def _flat(
         products += block @ torch.cat([block, beside.double().unsqueeze(0)]).T
     lengths, vectors = torch.linalg.eigh(products[:, :-1])
     lengths, vectors = lengths.flip(0)[:2].clamp_min(0), vectors.flip(1)[:, :2]
-    # An eigenvector has no sign of its own: the largest entry is made positive.
-    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    # An eigenvector has no sign of its own: the first of the largest entries is made positive.
+    large = vectors.abs() > (1 - 1e-6) * vectors.abs().amax(0)
+    vectors = vectors * vectors.gather(0, large.int().argmax(0, keepdim=True)).sign()
     scale = lengths.sqrt()
     # Where rows differ in one direction only, the second is rounding.
     scale = torch.where(scale > 1e-6 * scale[0], scale, 0.0)

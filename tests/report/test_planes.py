@@ -1,107 +1,184 @@
-"""Pictures of rows show what is there, and runs that kept them get one."""
+"""Rows drawn in two dimensions, in notebooks and on a study's page."""
 
 import json
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 
-from dai_lab import aggregators
+from dai_lab.aggregators import krum, mean, trimmed_mean
 from dai_lab.config import load
 from dai_lab.core import Key, Visible
 from dai_lab.experiment import simulate
-from dai_lab.metrics import Plane, plane
-from dai_lab.report import draw_rows, report
-
-SEEDS = st.integers(0, 99)
-
-
-def cloud(seed, params=2):
-    sent = torch.randn(12, params, generator=Key(seed).stream())
-    sent[:2] += 30.0
-    return sent
+from dai_lab.metrics import Plane
+from dai_lab.report import draw_rows, grouped, report, runs
+from dai_lab.report.depictions import depictions
+from dai_lab.report.figures import rendered
+from dai_lab.report.planes import SETTINGS, draw_planes, pictured
 
 
-def verdict(sent, f=2):
-    members = tuple((one,) for one in range(len(sent)))
-    return aggregators.multi_krum(Visible(sent, members, torch.ones(len(sent))), f=f)
+def cloud(size=2, count=11, far=50.0):
+    seen = torch.randn(count, size, generator=Key(0).stream())
+    seen[-1] = far
+    return seen
 
 
-@given(seed=SEEDS)
-def test_rows_of_two_numbers_stay_where_they_are_but_for_the_far(seed):
-    sent = cloud(seed)
-    found = plane(sent, verdict(sent), hostile={0, 1})
-    places = torch.tensor(found.places)
-    torch.testing.assert_close(places[2:], sent[2:], rtol=1e-3, atol=1e-3)
-    assert found.far[:2] == [True, True]
-    away = (places - sent.median(0).values).norm(dim=1)
-    assert away.max() < 3.1 * away.median()
-    assert found.suspected == found.hostile == [True, True] + [False] * 10
-    assert found.kept[:2] == [False, False] and sum(found.kept) == 8
+def see(seen):
+    return Visible(seen, tuple((client,) for client in range(len(seen))), torch.ones(len(seen)))
 
 
-@given(seed=SEEDS, params=st.sampled_from([3, 50]))
-def test_two_directions_keep_the_distances_of_rows_that_lie_in_a_plane(seed, params):
-    flat = torch.randn(12, 2, generator=Key(seed).stream())
-    basis = torch.linalg.qr(torch.randn(params, 2, generator=Key(seed, ("q",)).stream())).Q
-    sent = flat @ basis.T + 5.0
-    found = torch.tensor(plane(sent, verdict(sent)).places)
-    near = [at for at, far in enumerate(plane(sent, verdict(sent)).far) if not far]
-    apart = torch.cdist(flat, flat)[near][:, near]
-    torch.testing.assert_close(torch.cdist(found, found)[near][:, near], apart, rtol=0, atol=0.02)
+def drawn(seen, *names, dark=False):
+    rules = {"mean": mean, "krum": partial(krum, f=2), "trimmed mean": partial(trimmed_mean, f=2)}
+    verdicts = {name: rules[name](see(seen)) for name in names or rules}
+    return draw_rows(seen, verdicts, hostile=(len(seen) - 1,), dark=dark), verdicts
 
 
-@pytest.mark.parametrize("params", [1, 2, 5])
-def test_rows_that_are_not_finite_are_counted_and_not_drawn(params):
-    sent = cloud(1, params)
-    sent[3] = torch.nan
-    found = plane(sent, verdict(sent), hostile={3})
-    assert found.lost == 1 and len(found.places) == 11
-    assert not any(found.hostile)
-    lost = plane(sent * torch.nan, verdict(sent))
-    assert lost.places == [] and lost.lost == 12
+def marks(axes, *kinds):
+    return [line for line in axes.lines if line.get_marker() in kinds]
 
 
-def test_a_written_plane_is_read_again_and_anything_else_is_refused():
-    sent = cloud(2)
-    found = plane(sent, verdict(sent))
-    assert Plane.read(found.written()) == found
-    whole = json.loads(found.written())
-    for broken in ("", "[]", '{"places": []}', json.dumps({**whole, "kept": []})):
-        with pytest.raises(ValueError, match="a record's plane is not one"):
-            Plane.read(broken)
+def a_plane(**changes):
+    wanted = {
+        "places": [[1.0, 2.0], [0.5, -1.0]], "update": [0.0, 0.0], "kept": [True, False],
+        "suspected": [False, True], "hostile": [False, True], "far": [False, False],
+    }  # fmt: skip
+    return Plane(**{**wanted, **changes})
 
 
+def test_every_row_has_a_mark_and_the_update_a_star():
+    figure, verdicts = drawn(cloud())
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(verdicts)
+    for axes, verdict in zip(figure.axes, verdicts.values(), strict=True):
+        assert len(marks(axes, "o")) == 10 and len(marks(axes, "x")) == verdict.suspected.sum()
+        filled = [line.get_markerfacecolor() != "none" for line in marks(axes, "o", "s", "D")[:11]]
+        assert filled == (verdict.shares != 0).tolist()
+        [star] = marks(axes, "*")
+        if verdict is not verdicts["mean"]:
+            np.testing.assert_allclose(star.get_xydata()[0], verdict.update, rtol=1e-3)
+
+
+def test_a_liar_has_its_own_color_and_a_far_one_its_own_mark():
+    for far, mark in ((50.0, "D"), (0.1, "s")):
+        figure, _ = drawn(cloud(far=far), "krum")
+        [axes] = figure.axes
+        [liar] = [line for line in axes.lines if line.get_markeredgecolor() == "#D55E00"]
+        assert liar.get_marker() == mark
+        honest = {line.get_markeredgecolor() for line in marks(axes, "o")}
+        assert honest == {"#0072B2"}
+
+
+def test_panels_of_the_same_rows_have_the_same_view_which_holds_all_marks():
+    figure, _ = drawn(cloud(far=1e6))
+    views = {(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}
+    [((left, right), (low, high))] = views
+    for axes in figure.axes:
+        for line in axes.lines:
+            x, y = line.get_xydata()[0]
+            assert left < x < right and low < y < high
+    honest = np.array([line.get_xydata()[0] for line in marks(figure.axes[0], "o")])
+    assert np.ptp(honest[:, 0]) > 0.1 * (right - left)  # a straying update squashes nobody
+
+
+def test_an_update_beyond_the_border_says_so():
+    figure, _ = drawn(cloud(far=1e6), "mean", "krum")
+    strays, stays = (marks(axes, "D") for axes in figure.axes)
+    assert len(strays) == 2 and len(stays) == 1  # the liar, and around the star
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_verdict_has_a_panel_with_all_rows_in_it(dark):
-    sent = cloud(3)
-    figure = draw_rows(sent, {"one": verdict(sent), "two": verdict(sent, f=1)}, dark=dark)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two"]
-    crosses = [sum(line.get_marker() == "x" for line in axes.get_lines()) for axes in figure.axes]
-    assert crosses == [2, 1]
-    assert all(len(axes.get_lines()) == 12 + c + 1 for axes, c in zip(figure.axes, crosses, strict=True))
+def test_everything_fits_in_the_picture(count, dark):
+    seen = cloud(size=6)
+    seen[3] = torch.nan
+    verdict = trimmed_mean(see(seen), f=2)
+    verdicts = {f"a rule with quite a long name and a number {at}": verdict for at in range(count)}
+    from io import BytesIO
+
+    from matplotlib.image import imread
+
+    figure = draw_rows(seen, verdicts, hostile=(3, 10), dark=dark)
+    assert "1 not finite" in figure.axes[0].get_xlabel()
+    image = imread(BytesIO(rendered(figure, "png", dark=dark)))[..., :3]
+    assert to_hex(image[0, 0]) == ("#15181c" if dark else "#ffffff")
+    ink = np.abs(image - image[0, 0]).max(axis=2) > 0.1
+    assert ink.mean() > 0.005
+    assert not ink[0].any() and not ink[-1].any() and not ink[:, 0].any() and not ink[:, -1].any()
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_the_rows_are_drawn():
+    seen = cloud(size=4)
+    seen[2] = torch.nan
+    figure, _ = drawn(seen, "mean")
+    assert all(np.isfinite([*figure.axes[0].get_xlim(), *figure.axes[0].get_ylim()]))
+    assert len(marks(figure.axes[0], "o")) == 9
+
+
+def test_no_verdict_is_refused():
     with pytest.raises(ValueError, match="no rows to draw"):
-        draw_rows(sent, {}, dark=dark)
+        draw_rows(cloud(), {})
 
 
-def test_a_run_that_kept_its_rows_has_them_in_the_report(tmp_path):
-    words = ("data=digits", "model=logistic", "federation.clients=8", "rounds=4")
-    lies = ("federation.hostile=2", "attack=sign_flip", "attack.scale=9", "name=seen")
-    cfg = load(*words, *lies, "+watch=rows", "watch.rows.every=2", "aggregator=krum",
-               "aggregator.f=2", f"results={tmp_path}")  # fmt: skip
-    folder = simulate(cfg, progress=False).folder
-    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    assert ["rows/plane" in record for record in records] == [True, True, False, True]
-    kept = Plane.read(records[0]["rows/plane"])
-    assert sum(kept.hostile) == 2 and sum(kept.kept) == 1
-    page = report(tmp_path / "seen")
-    assert (page.parent / "rows.svg").exists()
-    assert "on the two directions in which rows differ most" in page.read_text()
+@pytest.fixture
+def watched(studies, tmp_path):
+    for place, attack in enumerate(("none", "alie")):
+        for seed in (0, 1):
+            settings = studies.config(attack, seed)
+            lines = studies.records(settings)
+            for at in (0, 3, 7):
+                lines[at]["rows/plane"] = a_plane(update=[float(seed), float(at)]).written()
+            studies.write(tmp_path, settings, rows=lines, name=f"{place}-{seed}")
+    return tmp_path
 
 
-def test_how_often_rows_are_kept_must_make_sense(tmp_path):
-    cfg = load("data=digits", "model=logistic", "rounds=1", "+watch=rows", "watch.rows.every=0",
-               f"results={tmp_path}")  # fmt: skip
-    with pytest.raises(ValueError, match=r"watch\.rows\.every must be at least 1, got 0"):
-        simulate(cfg, progress=False)
+def test_the_first_and_the_last_picture_of_each_settings_first_run_are_drawn(watched):
+    groups, _ = grouped(runs(watched))
+    found = pictured(groups)
+    assert [one.update for one in found.values()] == [[0, 0], [0, 7]] * 2
+    assert [name.rpartition(", ")[2] for name in found] == ["round 1", "round 8"] * 2
+    figure = draw_planes(groups)
+    assert [axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes] == list(found)
+
+
+def test_a_page_shows_pictures_where_there_are_some(studies, tmp_path):
+    settings = studies.config(rounds=2)
+    line = {"round": 1, "rows/plane": a_plane().written()}  # nothing else to draw
+    studies.write(tmp_path, settings, rows=[line])
+    assert "What the server saw" in report(tmp_path).read_text()
+    assert (tmp_path / "report" / "rows.svg").exists()
+
+
+def test_what_is_no_picture_under_that_name_is_left_out(studies, tmp_path):
+    settings = studies.config()
+    lines = studies.records(settings)
+    lines[0]["rows/plane"], lines[1]["rows/plane"] = "an airplane", 747
+    lines[2]["rows/plane"] = json.dumps({"places": "here"})
+    studies.write(tmp_path, settings, rows=lines)
+    groups, _ = grouped(runs(tmp_path))
+    assert pictured(groups) == {} and "rows" not in depictions(groups)
+
+
+def test_a_large_study_draws_some_of_its_settings(studies, tmp_path):
+    for knob in range(SETTINGS + 2):
+        settings = studies.config(rounds=2, knob=knob)
+        lines = [{**row, "rows/plane": a_plane().written()} for row in studies.records(settings)]
+        studies.write(tmp_path, settings, rows=lines, name=f"run-{knob}")
+    assert len(pictured(grouped(runs(tmp_path))[0])) == 2 * SETTINGS
+
+
+def test_a_watched_run_ends_in_a_picture_of_its_liars(tmp_path):
+    cfg = load(
+        "data=digits", "model=logistic", "federation.clients=8", "federation.hostile=2",
+        "attack=sign_flip", "attack.scale=9", "aggregator=krum", "aggregator.f=2",
+        "+watch=rows", "watch.rows.every=3", "rounds=4", f"results={tmp_path}",
+    )  # fmt: skip
+    simulate(cfg, progress=False)
+    found = pictured(grouped(runs(tmp_path))[0])
+    assert list(found) == ["run, round 1", "run, round 3"]
+    for number, one in zip((1, 3), found.values(), strict=True):
+        [record] = [line for line in runs(tmp_path)[0].rounds if line["round"] == number]
+        assert sum(one.hostile) == 2 and sum(one.kept) == 1
+        assert sum(one.suspected) == record["rows_suspected"]
+        assert one.suspected == one.hostile
