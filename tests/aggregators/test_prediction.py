@@ -74,11 +74,14 @@ def test_the_last_change_is_always_explained(seed):
 
 
 @settings(max_examples=30)
-@given(seed=SEEDS, size=st.sampled_from([3.0, 1e6, 1e300]))
+@given(seed=SEEDS, size=st.sampled_from([1e3, 1e6, 1e300]))
 def test_liars_who_start_to_lie_are_dropped_from_the_first_lie_on(seed, size):
+    """Both lie as loudly: of liars far from each other only the louder make the upper cluster."""
+    drawn = rows(1000 * seed, 2)
+    drawn = size * drawn / drawn.norm(dim=1, keepdim=True)
+
     def lie(own, number):
-        drawn = rows(1000 * seed + number, 2)
-        return size * drawn / drawn.norm(dim=1, keepdim=True)
+        return drawn if number % 2 else -drawn
 
     found, _ = play(quadratic(seed), lie)
     for one in found[5:]:
