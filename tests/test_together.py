@@ -84,7 +84,14 @@ def test_runs_that_would_disturb_others_go_one_by_one(words, fits):
 def test_ctrl_c_ends_all_and_the_same_command_goes_on(tmp_path):
     words = [sys.executable, "-m", "dai_lab.run", "-m", *SMALL, "model=logistic", "seed=0,1,2,3"]
     words += ["rounds=400", f"results={tmp_path}", "name=g", "hydra.launcher.threads=2"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # A shell's job in the background ignores Ctrl-C, and so would all it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     started = False
     while not started:  # until the first record is on disk; a dead process ends it
         started = any(tmp_path.glob("g/*/records.jsonl"))
