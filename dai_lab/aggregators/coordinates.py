@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
@@ -272,11 +273,13 @@ def _verdict(
     else:
         held = mix[finite].ne(0).any(0)  # none of what is not finite
         sample = mix[finite][:, held].to(base) @ sample[held]
-    found = strange(sample, at)
-    suspicion = found.double().mean(1)
-    kept = (~found).double()
-    shares = (kept / kept.sum(0).clamp_min(1)).mean(1)
-    return judged(visible, update, finite, shares=shares, suspicion=suspicion, suspects=suspects)
+    found = strange(sample, at).cpu().numpy()
+    kept = ~found
+    shares = (kept / kept.sum(0).clip(1)).mean(1)
+    verdict = torch.from_numpy(np.stack([shares, found.mean(1)])).to(base.device)
+    return judged(
+        visible, update, finite, shares=verdict[0], suspicion=verdict[1], suspects=suspects
+    )
 
 
 def _finite(visible: Visible) -> Int[Tensor, "_"]:

@@ -246,10 +246,14 @@ def judged(
         record: Further numbers for the round's record.
     """
     if isinstance(suspects, int):
-        worst = suspicion.argsort(descending=True, stable=True)[:suspects]
+        how_many = suspects
         suspects = torch.zeros(len(finite), dtype=torch.bool, device=finite.device)
-        suspects[worst] = True
+        if how_many:
+            suspects[suspicion.argsort(descending=True, stable=True)[:how_many]] = True
     count = visible.count
+    if count == len(finite):
+        shares, suspicion = shares.double(), suspicion.double()
+        return Aggregate(update, shares, suspicion, suspects, memory or {}, record or {})
     all_shares = torch.zeros(count, dtype=torch.float64, device=finite.device)
     everyone = torch.full_like(all_shares, torch.inf)
     accused = torch.ones(count, dtype=torch.bool, device=finite.device)

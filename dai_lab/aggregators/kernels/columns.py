@@ -83,10 +83,11 @@ def _column(typingctx, rows, at, out, flag, like, n, low, high, keep):
 @njit(cache=True, nogil=True)
 @no_type_check
 def columns(rows, start, stop, out, flag, like, n, low, high, keep):
-    """Aggregate whole vectors of columns from byte ``start`` to ``stop`` of every row.
+    """Aggregate the columns from byte ``start`` to ``stop`` of every row, a vector or more.
 
-    ``rows`` holds their addresses, ``out`` is that of the result; ``flag``, one vector, ends up
-    other than 0 if any number was not finite.
+    The last vector begins before others end, if need be. ``rows`` holds addresses, ``out`` is that
+    of the result; ``flag``, one vector, ends up other than 0 if any number was not finite.
     """
-    for at in range(start, stop, BYTES):
+    for begin in range(start, stop, BYTES):
+        at = min(begin, stop - BYTES)
         _column(rows.ctypes.data, at, out, flag.ctypes.data, like, n, low, high, keep)

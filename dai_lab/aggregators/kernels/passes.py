@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators.kernels import there
-from dai_lab.aggregators.kernels.laid import GRAIN, Laid, kind_of, lay, padded, threaded
+from dai_lab.aggregators.kernels.laid import GRAIN, Laid, along, kind_of, lay, threaded
 from dai_lab.core import Gram, Rows, Vector
 
 CHUNK = 256
@@ -141,39 +141,38 @@ def combine(base: Rows, weights: Float64[Tensor, "_"], beside: Sequence[Vector] 
     """
     if base.is_cuda:
         return there.combine(base, weights, beside)
-    from dai_lab.aggregators.kernels import sums
-
     held = weights.cpu().nonzero().flatten()
     if not len(held):
         return torch.zeros_like(base[0]) if len(base) else base.new_zeros(base.shape[1])
     factors = weights.cpu()[held].double().numpy()
-    out = torch.empty(padded(base.shape[1]), dtype=kind_of(base))
-    for laid, start in lay(base, beside, held):
-        to = out.data_ptr() + start * out.element_size()
-
-        def part(first: int, last: int, laid: Laid = laid, to: int = to) -> None:
-            sums.combine(laid.rows, factors, first, last, 2048, laid.like, to)
-
-        threaded(part, laid.length, GRAIN, laid.threads)
-    return out[: base.shape[1]].to(base)
+    whole = len(held) == len(weights)
+    return _added(along(base, beside, None if whole else held), factors)[0].to(base)[
+        : base.shape[1]
+    ]
 
 
 def votes(base: Rows) -> tuple[Vector, Vector]:
     """Return each column's sum of signs, and its sum; NaN where a number is not finite."""
     if base.is_cuda:
         return there.votes(base)
+    found = _added(along(base), np.ones(len(base)), voting=True).to(base)
+    return found[1, : base.shape[1]], found[0, : base.shape[1]]
+
+
+def _added(laid: Laid, factors: Any, voting: bool = False) -> Tensor:
+    """Add up rows, and their signs too if ``voting``."""
     from dai_lab.aggregators.kernels import sums
 
-    out = torch.empty((2, padded(base.shape[1])), dtype=kind_of(base))
-    for laid, start in lay(base):
-        signs, totals = out.numpy()[:, start : start + laid.length]
+    size = laid.like.itemsize
+    out = torch.empty(1 + voting, laid.length, dtype=[torch.float32, torch.float64][size // 8])
+    to, too = out.data_ptr(), out.data_ptr() + voting * laid.length * size
 
-        def part(first: int, last: int, laid: Laid = laid, to: Any = (signs, totals)) -> None:
-            sums.votes(laid.rows, first, last, 1024, laid.like, *to)
+    def part(first: int, last: int) -> None:
+        flag = (True,) if voting else ()
+        sums.combine(laid.rows, factors, first * size, last * size, to, too, laid.like, flag)
 
-        threaded(part, laid.length, GRAIN, laid.threads)
-    found = out[:, : base.shape[1]].to(base)
-    return found[0], found[1]
+    threaded(part, laid.length, GRAIN, laid.threads)
+    return out
 
 
 def squares(base: Rows, origin: Vector | None = None) -> Float64[Tensor, "n"]:
@@ -230,21 +229,21 @@ def _by_column(
         found = [by_column(block, low, high, near) for block in blocks]
         return torch.cat([one for one, _ in found]), all(finite for _, finite in found)
     plan = (number(count), number(low), number(high), number(near))
-    out = torch.empty(padded(base.shape[1]), dtype=kind_of(base))
-    into, flags = out.numpy(), []
+    # A last block that is shorter than a vector is padded, and so is what it gives.
+    out, flags = torch.empty(base.shape[1] + GRAIN, dtype=kind_of(base)), []
     blocks = [base] if mix is None else _mixed(base, mix)
     offset = 0
     for block in blocks:
-        for laid, start in lay(block, rows=rows):
-            to = into[offset + start :].ctypes.data
+        laid = along(block, rows=rows)
+        to = out.data_ptr() + offset * out.element_size()
 
-            def part(first: int, last: int, laid: Laid = laid, to: int = to) -> None:
-                flag = np.zeros(16, laid.like.dtype)
-                size = laid.like.itemsize
-                columns(laid.rows, first * size, last * size, to, flag, laid.like, *plan)
-                flags.append(flag)
+        def part(first: int, last: int, laid: Laid = laid, to: int = to) -> None:
+            flag = np.zeros(16, laid.like.dtype)
+            size = laid.like.itemsize
+            columns(laid.rows, first * size, last * size, to, flag, laid.like, *plan)
+            flags.append(flag)
 
-            threaded(part, laid.length, GRAIN, laid.threads)
+        threaded(part, laid.length, GRAIN, laid.threads)
         offset += block.shape[1]
     return out[: base.shape[1]].to(base), not any(flag.any() for flag in flags)
 

@@ -10,266 +10,113 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from dai_lab.aggregators.kernels.laid import BLOCK
 from dai_lab.aggregators.kernels.vectors import BYTES, WHOLE, Writer
 
-TOGETHER = 8
-"""Rows added in one go, so that a sum is read and written once for all of them."""
+AHEAD = 512
+"""Bytes between what is added and what is fetched for later."""
+
+ALL = 24
+"""Rows up to which all are added at once; of more, the processor no longer fetches each ahead."""
+
+SOME = 8
+"""Rows that are added at once where they are more."""
+
+BLOCKS = 64
+"""Blocks after which the next rows are added."""
 
 
 @intrinsic
 @no_type_check
-def _add(typingctx, rows, weights, place, skip, steps, sums, out, like, height, first, last):
-    """Add to float64 sums some rows from ``place``, each times its weight.
+def _block(typingctx, rows, weights, count, at, sums, out, signs, like, first, last, voting):
+    """Add up a block of columns, ``at`` bytes into some rows, each row times its weight.
 
-    The lengths of tuples say how many rows, whether they are the first, so that there are no sums
-    yet, and whether the last, so that sums go to ``out`` in its own type.
+    Sums are float64 and stay in registers; they begin with those at ``sums``, unless these are the
+    ``first`` rows, and go back there, unless these are the ``last``. Where ``voting`` is
+    ``(True,)``, signs are added up too, of all rows at once.
     """
-    dtype, high = like.dtype, len(height)
+    dtype = like.dtype
 
     def code(context, builder, sig, args):
-        rows, weights, place, skip, steps, sums, out = args[:7]
+        rows, weights, count, at, sums, out, signs = args[:7]
         write, double = Writer(builder, dtype), Writer(builder, types.float64)
+        places = range(0, BLOCK, BYTES)
+        parts = len(write.doubled(write.same(0.0)))
+        zero = write.same(0.0)
 
-        def entry(array, at, kind):
-            at = builder.mul(builder.add(place, ir.Constant(WHOLE, at)), ir.Constant(WHOLE, 8))
-            return builder.load(builder.inttoptr(builder.add(array, at), kind.as_pointer()))
+        def begun(place):
+            return double.same(0.0) if len(first) else double.load(write.at(sums, place))
 
-        starts = [builder.add(entry(rows, at, WHOLE), skip) for at in range(high)]
-        factors = [double.spread(entry(weights, at, double.lane)) for at in range(high)]
-        with cgutils.for_range(builder, steps) as loop:
-            offset = builder.mul(loop.index, ir.Constant(WHOLE, BYTES))
-            parts = [write.doubled(write.load(builder.add(one, offset))) for one in starts]
-            count = len(parts[0])
-            to = builder.add(sums, builder.mul(loop.index, ir.Constant(WHOLE, BYTES * count)))
-            totals = []
-            for half in range(count):
-                total = double.same(0.0)
-                if not len(first):
-                    total = double.load(write.at(to, BYTES * half))
-                for part, factor in zip(parts, factors, strict=True):
-                    total = double.add_product(total, part[half], factor)
-                if not len(last):
-                    double.store(total, write.at(to, BYTES * half))
-                totals.append(total)
+        totals = [
+            [
+                cgutils.alloca_once_value(builder, begun(parts * place + BYTES * part))
+                for part in range(parts)
+            ]
+            for place in places
+        ]
+        votes = [cgutils.alloca_once_value(builder, zero) for _ in places if len(voting)]
+        with cgutils.for_range(builder, count) as loop:
+            offset = builder.mul(loop.index, ir.Constant(WHOLE, 8))
+            where = builder.inttoptr(builder.add(rows, offset), WHOLE.as_pointer())
+            row = builder.add(builder.load(where), at)
+            where = builder.inttoptr(builder.add(weights, offset), double.lane.as_pointer())
+            weight = double.spread(builder.load(where))
+            for place, into in zip(places, totals, strict=True):
+                write.prefetch(write.at(row, AHEAD + place))
+                for total, part in zip(into, write.load_doubled(write.at(row, place)), strict=True):
+                    more = double.add_product(builder.load(total), part, weight)
+                    builder.store(more, total)
+            for place, vote in zip(places, votes, strict=bool(votes)):
+                value = write.load(write.at(row, place))
+                for how, one in ((">", 1.0), ("<", -1.0)):
+                    old = builder.load(vote)
+                    more = builder.fadd(old, write.same(one))
+                    there = builder.fcmp_ordered(how, value, zero)
+                    builder.store(builder.select(there, more, old), vote)
+        for place, into in zip(places, totals, strict=True):
+            found = [builder.load(total) for total in into]
             if len(last):
-                write.store(write.joined(totals), builder.add(out, offset))
+                write.store(write.joined(found), write.at(builder.add(out, at), place))
+            else:
+                for part, one in enumerate(found):
+                    double.store(one, write.at(sums, parts * place + BYTES * part))
+        for place, vote in zip(places, votes, strict=bool(votes)):
+            write.store(builder.load(vote), write.at(builder.add(signs, at), place))
         return context.get_dummy_value()
 
-    kinds = (rows, weights, place, skip, steps, sums, out, like, height, first, last)
+    kinds = (rows, weights, count, at, sums, out, signs, like, first, last, voting)
     return types.void(*kinds), code
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def _add_last(a, b, row, high, skip, steps, to, into, like, start):
-    """Add the last, at most eight, rows."""
-    if high == 1:
-        _add(a, b, row, skip, steps, to, into, like, (1,), start, (1,))
-    elif high == 2:
-        _add(
-            a,
-            b,
-            row,
-            skip,
-            steps,
-            to,
-            into,
-            like,
-            (
-                1,
-                1,
-            ),
-            start,
-            (1,),
-        )
-    elif high == 3:
-        _add(
-            a,
-            b,
-            row,
-            skip,
-            steps,
-            to,
-            into,
-            like,
-            (
-                1,
-                1,
-                1,
-            ),
-            start,
-            (1,),
-        )
-    elif high == 4:
-        _add(
-            a,
-            b,
-            row,
-            skip,
-            steps,
-            to,
-            into,
-            like,
-            (
-                1,
-                1,
-                1,
-                1,
-            ),
-            start,
-            (1,),
-        )
-    elif high == 5:
-        _add(
-            a,
-            b,
-            row,
-            skip,
-            steps,
-            to,
-            into,
-            like,
-            (
-                1,
-                1,
-                1,
-                1,
-                1,
-            ),
-            start,
-            (1,),
-        )
-    elif high == 6:
-        _add(
-            a,
-            b,
-            row,
-            skip,
-            steps,
-            to,
-            into,
-            like,
-            (
-                1,
-                1,
-                1,
-                1,
-                1,
-                1,
-            ),
-            start,
-            (1,),
-        )
-    elif high == 7:
-        _add(
-            a,
-            b,
-            row,
-            skip,
-            steps,
-            to,
-            into,
-            like,
-            (
-                1,
-                1,
-                1,
-                1,
-                1,
-                1,
-                1,
-            ),
-            start,
-            (1,),
-        )
-    else:
-        _add(a, b, row, skip, steps, to, into, like, (1, 1, 1, 1, 1, 1, 1, 1), start, (1,))
+def combine(rows, weights, start, stop, out, signs, like, voting):
+    """Add up columns from byte ``start`` to ``stop`` of rows at these addresses, times weights.
 
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def combine(rows, weights, first, last, chunk, like, out):
-    """Add up columns ``first`` to ``last`` of rows at these addresses, times their weights.
-
-    Columns are whole vectors, ``chunk`` of them at a time; ``out`` is the address of the result, in
-    the type of ``like``.
+    The last block begins before others end, if need be. ``out`` is the address of the result, in
+    the type of ``like``, and ``signs`` that of the sums of signs where ``voting`` is ``(True,)``.
     """
-    sums = np.empty(chunk, np.float64)
-    a, b, to = np.int64(rows.ctypes.data), np.int64(weights.ctypes.data), np.int64(sums.ctypes.data)
-    end = (len(rows) - 1) // TOGETHER * TOGETHER
-    high = len(rows) - end
-    for begin in range(first, last, chunk):
-        skip = begin * like.itemsize
-        steps = min(chunk, last - begin) * like.itemsize // BYTES
-        into = out + skip
-        if end == 0:
-            _add_last(a, b, 0, high, skip, steps, to, into, like, (1,))
-            continue
-        _add(a, b, 0, skip, steps, to, into, like, (1, 1, 1, 1, 1, 1, 1, 1), (1,), ())
-        for row in range(TOGETHER, end, TOGETHER):
-            _add(a, b, row, skip, steps, to, into, like, (1, 1, 1, 1, 1, 1, 1, 1), (), ())
-        _add_last(a, b, end, high, skip, steps, to, into, like, ())
-
-
-@intrinsic
-@no_type_check
-def _counted(typingctx, rows, place, skip, steps, signs, sums, like, height):
-    """Add the signs of some rows to sums in their own type, and their values to float64 sums."""
-    high = len(height)
-
-    def code(context, builder, sig, args):
-        rows, place, skip, steps, signs, sums = args[:6]
-        write, double = Writer(builder, like.dtype), Writer(builder, types.float64)
-        starts = []
-        for at in range(high):
-            at = builder.mul(builder.add(place, ir.Constant(WHOLE, at)), ir.Constant(WHOLE, 8))
-            where = builder.inttoptr(builder.add(rows, at), WHOLE.as_pointer())
-            starts.append(builder.add(builder.load(where), skip))
-        zero = write.same(0.0)
-        with cgutils.for_range(builder, steps) as loop:
-            offset = builder.mul(loop.index, ir.Constant(WHOLE, BYTES))
-            values = [write.load(builder.add(one, offset)) for one in starts]
-            count = builder.add(signs, offset)
-            total = write.load(count)
-            for value in values:
-                for how, one in ((">", 1.0), ("<", -1.0)):
-                    there = builder.fcmp_ordered(how, value, zero)
-                    more = builder.fadd(total, write.same(one))
-                    total = builder.select(there, more, total)
-            write.store(total, count)
-            parts = [write.doubled(value) for value in values]
-            for half in range(len(parts[0])):
-                at = builder.mul(loop.index, ir.Constant(WHOLE, BYTES * len(parts[0])))
-                to = builder.add(sums, write.at(at, BYTES * half))
-                total = double.load(to)
-                for part in parts:
-                    total = builder.fadd(total, part[half])
-                double.store(total, to)
-        return context.get_dummy_value()
-
-    return types.void(rows, place, skip, steps, signs, sums, like, height), code
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def votes(rows, first, last, chunk, like, signs, sums):
-    """Sum the signs and the values of columns ``first`` to ``last`` of rows at these addresses."""
-    n = len(rows)
-    counts, totals = np.empty(chunk, like.dtype), np.empty(chunk, np.float64)
-    at = np.int64(rows.ctypes.data)
-    to, too = np.int64(counts.ctypes.data), np.int64(totals.ctypes.data)
-    for begin in range(first, last, chunk):
-        count, skip = min(chunk, last - begin), begin * like.itemsize
-        steps = count * like.itemsize // BYTES
-        counts[:count] = 0
-        totals[:count] = 0
-        for row in range(0, n - n % 4, 4):
-            _counted(at, row, skip, steps, to, too, like, (1, 1, 1, 1))
-        for row in range(n - n % 4, n):
-            _counted(at, row, skip, steps, to, too, like, (1,))
-        for k in range(count):
-            signs[begin + k] = counts[k]
-            sums[begin + k] = totals[k]
+    a, b, n = np.int64(rows.ctypes.data), np.int64(weights.ctypes.data), len(rows)
+    if n <= ALL or len(voting):
+        for begin in range(start, stop, BLOCK):
+            _block(a, b, n, min(begin, stop - BLOCK), a, out, signs, like, (1,), (1,), voting)
+        return
+    room = np.empty(8 * BLOCKS * BLOCK // like.itemsize, np.uint8)
+    sums, step = np.int64(room.ctypes.data), 8 * BLOCK // like.itemsize
+    end = (n - 1) // SOME * SOME
+    for chunk in range(start, stop, BLOCKS * BLOCK):
+        until = min(chunk + BLOCKS * BLOCK, stop)
+        for row in range(0, end + 1, SOME):
+            c, d, to = a + 8 * row, b + 8 * row, sums
+            for begin in range(chunk, until, BLOCK):
+                at = min(begin, stop - BLOCK)
+                if row == 0:
+                    _block(c, d, SOME, at, to, out, signs, like, (1,), (), voting)
+                elif row < end:
+                    _block(c, d, SOME, at, to, out, signs, like, (), (), voting)
+                else:
+                    _block(c, d, n - end, at, to, out, signs, like, (), (1,), voting)
+                to += step
 
 
 @intrinsic

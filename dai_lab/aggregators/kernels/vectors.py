@@ -54,6 +54,19 @@ class Writer:
         value.align = self.align
         return value
 
+    def load_doubled(self, address: Any) -> list[Any]:
+        """Read a vector as float64 vectors."""
+        if self.align == 8:
+            return [self.load(address)]
+        half, wide = self.lanes // 2, ir.VectorType(ir.DoubleType(), self.lanes // 2)
+        parts = []
+        for place in (0, BYTES // 2):
+            pointer = ir.VectorType(self.lane, half).as_pointer()
+            part = self.builder.load(self.builder.inttoptr(self.at(address, place), pointer))
+            part.align = self.align
+            parts.append(self.builder.fpext(part, wide))
+        return parts
+
     def store(self, value: Any, address: Any) -> None:
         """Write a vector."""
         place = self.builder.inttoptr(address, self.vector.as_pointer())
