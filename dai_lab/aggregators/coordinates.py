@@ -172,7 +172,7 @@ def majority_vote(visible: Visible, context: Context = ALONE) -> Aggregate:
     signs, _, finite = _voted("majority_vote", visible)
     update = signs.sign()
 
-    def against(sample: Tensor, at: Tensor) -> Bool[Tensor, "_ _"]:
+    def against(sample: Tensor, at: slice) -> Bool[Tensor, "_ _"]:
         return sample.sign() != update[at]
 
     return _verdict(visible, update, finite, against, suspects=0)
@@ -200,7 +200,7 @@ def rlr(visible: Visible, context: Context = ALONE, *, threshold: int = 4) -> Ag
     agreed = signs.abs() >= threshold
     update = total.mul_(agreed.to(total).mul_(2).sub_(1)).div_(len(finite))
 
-    def against(sample: Tensor, at: Tensor) -> Bool[Tensor, "_ _"]:
+    def against(sample: Tensor, at: slice) -> Bool[Tensor, "_ _"]:
         return sample.sign() != signs[at].sign()
 
     result = _verdict(visible, update, finite, against, suspects=0)
@@ -237,7 +237,7 @@ def _ranked(
         finite = _finite(visible)
     finite = torch.arange(count, device=base.device) if finite is None else finite
 
-    def outside(sample: Tensor, at: Tensor) -> Bool[Tensor, "_ _"]:
+    def outside(sample: Tensor, at: slice) -> Bool[Tensor, "_ _"]:
         return kernels.outside(sample, low, high, count - left if around else 0)
 
     return _verdict(visible, update, finite, outside, suspects=left)
@@ -260,16 +260,16 @@ def _verdict(
     visible: Visible,
     update: Vector,
     finite: Int[Tensor, "_"],
-    strange: Callable[[Tensor, Tensor], Bool[Tensor, "_ _"]],
+    strange: Callable[[Tensor, slice], Bool[Tensor, "_ _"]],
     *,
     suspects: int,
 ) -> Aggregate:
     """Judge rows by the share of sampled coordinates in which they are strange."""
     base, mix = visible.base, visible.mix
-    at = torch.arange(0, base.shape[1], -(-base.shape[1] // SAMPLE) or 1, device=base.device)
+    at = slice(None, None, -(-base.shape[1] // SAMPLE) or 1)
     sample = base[:, at]
     if mix is None:
-        sample = sample[finite]
+        sample = sample if len(finite) == len(sample) else sample[finite]
     else:
         held = mix[finite].ne(0).any(0)  # none of what is not finite
         sample = mix[finite][:, held].to(base) @ sample[held]
