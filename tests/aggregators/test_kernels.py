@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dai_lab.aggregators import kernels
 from dai_lab.aggregators.kernels import networks, there
+from dai_lab.aggregators.kernels.mixtures import mixed
 from dai_lab.core import Key
 
 SIZES = st.tuples(st.integers(1, 20), st.sampled_from([1, 3, 63, 64, 65, 700]))
@@ -198,6 +199,36 @@ def test_mixtures_are_ranked_as_if_they_were_multiplied_out():
     close(found, expected[2:5].mean(0), 2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("params", [1, 31, 63, 65, 4_097, 70_001])
+@pytest.mark.parametrize(("count", "mixtures", "parts"), [(9, 9, 1), (26, 13, 2), (40, 12, 9)])
+def test_mixtures_of_few_rows_are_added_up_row_by_row(count, mixtures, parts, params, dtype):
+    sent = rows(7, count, params, dtype)
+    mix = torch.zeros(mixtures, count, dtype=torch.float64)
+    for one in mix[1:]:  # nothing is in the first
+        one[torch.randperm(count, generator=Key(2).stream())[:parts]] = 1 / parts
+    sent[mix.eq(0).all(0)] = torch.nan
+    held = mix.ne(0).any(0)
+    expected = torch.cat([one.clone() for one in mixed(sent, mix)], dim=1)
+    close(expected, mix[:, held] @ sent[held].double(), 1e-6 if dtype == torch.float32 else 1e-12)
+    found, finite = kernels.window(sent, 2, 5, mix=mix)
+    assert finite
+    close(found, expected.double().sort(dim=0).values[2:5].mean(0), 2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 24, 25, 32, 33, 100])
+@pytest.mark.parametrize("params", [1, 64, 65, 4_100, 9_000])
+def test_sums_of_any_number_of_rows_are_sums(count, params):
+    sent = rows(8, count, params, torch.float32)
+    weights = rows(9, 1, count, torch.float64)[0]
+    close(kernels.combine(sent, weights), weights @ sent.double(), 2e-6)
+    signs, total = kernels.votes(sent)
+    assert signs.equal(sent.sign().sum(0))
+    close(total, sent.double().sum(0), 2e-6)
+    other = sent[0].flip(0)
+    close(kernels.squares(sent, other), (sent.double() - other.double()).square().sum(1), 1e-12)
+
+
 def test_threads_change_nothing_but_the_time():
     sent = rows(7, 21, 70_000, torch.float32)
     weights = torch.arange(21, dtype=torch.float64)
@@ -223,6 +254,7 @@ SIMULATED = """
 import torch
 from dai_lab.aggregators import kernels
 from dai_lab.aggregators.kernels.cuda import by_column
+from dai_lab.aggregators.kernels.mixtures import mixed
 from dai_lab.core import Key
 for count, params in ((1, 3), (2, 5), (7, 130), (12, 4)):
     for kind in (torch.float32, torch.float64):

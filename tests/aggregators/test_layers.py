@@ -172,14 +172,16 @@ def test_deepsight_keeps_clients_who_are_alike():
         close(found.update, row[0])
 
 
-def test_where_deepsight_rejects_all_whoever_is_not_suspicious_stays():
+def test_where_deepsight_rejects_all_whoever_is_not_suspicious_stays(monkeypatch):
     rows = trained(0, count=5, liars=2)
-    found = deepsight(see(rows), server(MLP), samples=20, tau=1e-9)
-    honest = deepsight(see(rows), server(MLP), samples=20)
-    assert found.suspected[:2].all()
-    assert not found.suspected.all()
-    assert found.record["all_rejected"] <= 1
-    assert honest.shares[:2].sum() <= found.shares.sum()
+    room = "dai_lab.aggregators.deepsight._clusters"
+    monkeypatch.setattr(room, lambda apart, single: torch.zeros(len(apart), dtype=torch.long))
+    found = deepsight(see(rows), server(MLP), samples=20)
+    assert found.record["all_rejected"] == 1 and found.record["clusters"] == 1
+    assert found.suspected.tolist() == [True, True, False, False, False]
+    lengths = rows.norm(dim=1)
+    fair = rows * (lengths.median() / lengths).clamp_max(1).unsqueeze(1)
+    close(found.update, fair[2:].mean(0))
 
 
 def test_deepsight_finds_out_what_a_network_takes():

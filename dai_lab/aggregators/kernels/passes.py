@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dai_lab.aggregators.kernels import there
 from dai_lab.aggregators.kernels.laid import GRAIN, Laid, along, kind_of, lay, threaded
+from dai_lab.aggregators.kernels.mixtures import mixed
 from dai_lab.core import Gram, Rows, Vector
 
 CHUNK = 256
@@ -25,9 +26,6 @@ EXACT = 2**23
 
 MOST = 512
 """Rows up to which a network is compiled, in some ten seconds; more are sorted by torch."""
-
-MIXED = 2**18
-"""Numbers to multiply out at a time where rows are mixtures."""
 
 AMID = 256
 """Columns on which a row that lies amid the others is looked for."""
@@ -187,14 +185,12 @@ def squares(base: Rows, origin: Vector | None = None) -> Float64[Tensor, "n"]:
     found = np.zeros(len(base))
     away = () if origin is None else (True,)
     for laid, _ in lay(base, () if origin is None else (origin,)):
-        more = np.empty(len(base))
 
-        def part(first: int, last: int, laid: Laid = laid, more: Any = more) -> None:
+        def part(first: int, last: int, laid: Laid = laid) -> None:
             size = laid.length * laid.like.itemsize
-            sums.squares(laid.rows, first, last, size, laid.rows[-1], laid.like, away, more)
+            sums.squares(laid.rows, first, last, size, laid.rows[-1], laid.like, away, found)
 
         threaded(part, len(base), 1, laid.threads)
-        found += more
     return torch.from_numpy(found).to(base.device)
 
 
@@ -219,19 +215,19 @@ def _by_column(
 
     count = len(mix) if mix is not None else len(base) if rows is None else len(rows)
     if count > MOST:
-        blocks = _mixed(base, mix) if mix is not None else [base if rows is None else base[rows]]
+        blocks = mixed(base, mix) if mix is not None else [base if rows is None else base[rows]]
         found = [there.by_column(block, low, high, near) for block in blocks]
         return torch.cat([one for one, _ in found]), all(finite for _, finite in found)
     if base.is_cuda:
         from dai_lab.aggregators.kernels.cuda import by_column
 
-        blocks = _mixed(base, mix) if mix is not None else [base if rows is None else base[rows]]
+        blocks = mixed(base, mix) if mix is not None else [base if rows is None else base[rows]]
         found = [by_column(block, low, high, near) for block in blocks]
         return torch.cat([one for one, _ in found]), all(finite for _, finite in found)
     plan = (number(count), number(low), number(high), number(near))
     # A last block that is shorter than a vector is padded, and so is what it gives.
     out, flags = torch.empty(base.shape[1] + GRAIN, dtype=kind_of(base)), []
-    blocks = [base] if mix is None else _mixed(base, mix)
+    blocks = [base] if mix is None else mixed(base, mix)
     offset = 0
     for block in blocks:
         laid = along(block, rows=rows)
@@ -246,21 +242,6 @@ def _by_column(
         threaded(part, laid.length, GRAIN, laid.threads)
         offset += block.shape[1]
     return out[: base.shape[1]].to(base), not any(flag.any() for flag in flags)
-
-
-def _mixed(base: Rows, mix: Float64[Tensor, "_ _"]) -> Iterator[Rows]:
-    """Multiply out as many columns at a time as stay close to the processor."""
-    held = mix.ne(0).any(0)
-    width = max(MIXED // len(mix) // GRAIN, 1) * GRAIN
-    if int(mix.ne(0).sum(1).max()) <= 1:  # nothing is mixed, only scaled
-        which = mix.abs().argmax(1)
-        factors = mix.gather(1, which.unsqueeze(1)).to(base)
-        for block in torch.split(base, width, dim=1):
-            yield block[which].mul_(factors)
-        return
-    weights = mix[:, held].to(base)
-    for block in torch.split(base, width, dim=1):
-        yield weights @ (block if bool(held.all()) else block[held])
 
 
 def _pairs(base: Rows, beside: Sequence[Vector], center: int) -> Float64[Tensor, "n n"]:

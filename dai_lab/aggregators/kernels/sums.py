@@ -25,6 +25,9 @@ SOME = 8
 BLOCKS = 64
 """Blocks after which the next rows are added."""
 
+PIECE = 2**14
+"""Bytes of a row of which squares are added up before the next row's."""
+
 
 @intrinsic
 @no_type_check
@@ -119,6 +122,18 @@ def combine(rows, weights, start, stop, out, signs, like, voting):
                 to += step
 
 
+@njit(cache=True, nogil=True)
+@no_type_check
+def mixed(rows, weights, cuts, first, last, start, stop, out, stride, like):
+    """Write mixtures ``first`` to ``last``, of the rows and weights from one cut to the next.
+
+    Of each, columns from byte ``start`` to ``stop`` go to ``out``, ``stride`` bytes apart.
+    """
+    for one in range(first, last):
+        a, b, to = cuts[one], cuts[one + 1], out + one * stride - start
+        combine(rows[a:b], weights[a:b], start, stop, to, to, like, ())
+
+
 @intrinsic
 @no_type_check
 def _squared(typingctx, row, steps, sums, origin, like, away):
@@ -151,12 +166,15 @@ def _squared(typingctx, row, steps, sums, origin, like, away):
 @njit(cache=True, nogil=True)
 @no_type_check
 def squares(rows, first, last, bytes, origin, like, away, out):
-    """Write the sums of squares of rows ``first`` to ``last``, each so many bytes long.
+    """Add the sums of squares of rows ``first`` to ``last``, each so many bytes long, to ``out``.
 
-    ``away`` is ``(True,)`` where the row at ``origin`` is taken from them first, ``()`` if not.
+    ``away`` is ``(True,)`` where the row at ``origin`` is taken from them first, ``()`` if not;
+    what is taken stays at hand from row to row.
     """
     sums = np.zeros((4, 8), np.float64)
-    for row in range(first, last):
-        steps, to = bytes // (2 * BYTES), np.int64(sums.ctypes.data)
-        _squared(rows[row], steps, to, origin, like, away)
-        out[row] = sums.sum()
+    to = np.int64(sums.ctypes.data)
+    for begin in range(0, bytes, PIECE):
+        steps = min(PIECE, bytes - begin) // (2 * BYTES)
+        for row in range(first, last):
+            _squared(rows[row] + begin, steps, to, origin + begin, like, away)
+            out[row] += sums.sum()
