@@ -236,8 +236,9 @@ def test_threads_change_nothing_but_the_time():
     def passes():
         gram = kernels.gram(sent).inner
         window, _ = kernels.window(sent, 4, 17)
+        scaled, _ = kernels.window(sent, 4, 17, mix=weights.diag())
         others = (kernels.combine(sent, weights), *kernels.votes(sent), kernels.squares(sent))
-        return kernels.distances(sent), gram, window, *others
+        return kernels.distances(sent), gram, window, scaled, *others
 
     before = torch.get_num_threads()
     try:

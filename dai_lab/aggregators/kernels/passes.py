@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators.kernels import there
-from dai_lab.aggregators.kernels.laid import GRAIN, Laid, along, kind_of, lay, threaded
-from dai_lab.aggregators.kernels.mixtures import mixed
+from dai_lab.aggregators.kernels.laid import GRAIN, WORTH, Laid, along, kind_of, lay, threaded
+from dai_lab.aggregators.kernels.mixtures import mixed, sparse
 from dai_lab.core import Gram, Rows, Vector
 
 CHUNK = 256
@@ -225,22 +225,30 @@ def _by_column(
         found = [by_column(block, low, high, near) for block in blocks]
         return torch.cat([one for one, _ in found]), all(finite for _, finite in found)
     plan = (number(count), number(low), number(high), number(near))
-    # A last block that is shorter than a vector is padded, and so is what it gives.
+    # A row that is shorter than a block is padded, and so is what it gives.
     out, flags = torch.empty(base.shape[1] + GRAIN, dtype=kind_of(base)), []
-    blocks = [base] if mix is None else mixed(base, mix)
-    offset = 0
-    for block in blocks:
-        laid = along(block, rows=rows)
-        to = out.data_ptr() + offset * out.element_size()
 
-        def part(first: int, last: int, laid: Laid = laid, to: int = to) -> None:
+    def ranked(block: Rows, start: int, threads: int) -> None:
+        laid = along(block, rows=rows)
+        to, size = out.data_ptr() + start * out.element_size(), laid.like.itemsize
+
+        def part(first: int, last: int) -> None:
             flag = np.zeros(16, laid.like.dtype)
-            size = laid.like.itemsize
             columns(laid.rows, first * size, last * size, to, flag, laid.like, *plan)
             flags.append(flag)
 
-        threaded(part, laid.length, GRAIN, laid.threads)
-        offset += block.shape[1]
+        threaded(part, laid.length, GRAIN, min(threads, laid.threads))
+
+    def through(first: int, last: int, threads: int = 1) -> None:
+        for block in [base] if mix is None else mixed(base[:, first:last], mix):
+            ranked(block, first, threads)
+            first += block.shape[1]
+
+    threads = torch.get_num_threads()
+    if mix is not None and sparse(mix):
+        threaded(through, base.shape[1], GRAIN, threads if base.numel() >= WORTH else 1)
+    else:
+        through(0, base.shape[1], threads)
     return out[: base.shape[1]].to(base), not any(flag.any() for flag in flags)
 
 

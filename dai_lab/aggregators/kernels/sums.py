@@ -124,12 +124,12 @@ def combine(rows, weights, start, stop, out, signs, like, voting):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def mixed(rows, weights, cuts, first, last, start, stop, out, stride, like):
-    """Write mixtures ``first`` to ``last``, of the rows and weights from one cut to the next.
+def mixed(rows, weights, cuts, start, stop, out, stride, like):
+    """Write mixtures of the rows, and by the weights, from each cut to the next.
 
     Of each, columns from byte ``start`` to ``stop`` go to ``out``, ``stride`` bytes apart.
     """
-    for one in range(first, last):
+    for one in range(len(cuts) - 1):
         a, b, to = cuts[one], cuts[one + 1], out + one * stride - start
         combine(rows[a:b], weights[a:b], start, stop, to, to, like, ())
 
