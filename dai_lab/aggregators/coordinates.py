@@ -284,7 +284,7 @@ def _verdict(
 
 def _finite(visible: Visible) -> Int[Tensor, "_"]:
     """Say which visible rows are finite."""
-    good = visible.base.isfinite().all(1)
+    good = kernels.finite(visible.base)
     if visible.mix is not None:
         good = (visible.mix[:, ~good] == 0).all(1)
     return good.nonzero().flatten()

@@ -67,7 +67,7 @@ def foolsgold(
     whose = [clients[one] for one in finite.tolist()]
     sent = rows[:, compared]
     before = state.recall("aggregator/foolsgold", whose, torch.zeros_like(sent[0]))
-    history = (before.to(sent) + sent).nan_to_num()  # a sum of finite rows may still overflow
+    history = before.to(sent).add_(sent).nan_to_num_()  # a sum of finite rows may still overflow
     weights, likeness = _pardoned(_cosines(history))
     total = weights.sum()
     shares = weights / torch.where(total > 0, total, 1.0) if average else weights
@@ -149,7 +149,7 @@ def safeguard(
         nobody = torch.zeros(rows.shape[1] + 1, dtype=rows.dtype, device=device)
         sums = held.recall(what, whose, nobody)
         # The last column counts the rounds a client was there.
-        sums[:, :-1] += rows / int(good.sum())
+        sums[:, :-1].add_(rows, alpha=1 / int(good.sum()))
         sums[:, -1] += 1
         if bool((sums[good, -1] != sums[good, -1][0]).any()):
             warnings.warn(
@@ -197,7 +197,7 @@ def single(rule: str, visible: Visible) -> tuple[int, ...]:
 def sound(rule: str, visible: Visible) -> tuple[Rows, Int[Tensor, "m"]]:
     """Return the finite rows, and which they are."""
     rows = visible.rows
-    good = rows.isfinite().all(1)
+    good = kernels.finite(rows)
     finite = good.nonzero().flatten()
     need(rule, visible, len(finite))
     return rows if len(finite) == len(rows) else rows[finite], finite

@@ -187,7 +187,7 @@ def _rejecting(
 ) -> Aggregate:
     """Drop the rows of the largest impact on losses (0), error rates (1), or either."""
     _, judge = _court(rule, context)
-    base_good = visible.base.isfinite().all(1)
+    base_good = kernels.finite(visible.base)
     mix = visible.mix
     good = base_good if mix is None else (mix[:, ~base_good] == 0).all(1)
     finite = good.nonzero().flatten()
@@ -239,8 +239,7 @@ def _some(visible: Visible, rows: Int[Tensor, "_"]) -> Visible:
         return visible
     members = tuple(visible.members[one] for one in rows.tolist())
     weights = visible.weights[rows.to(visible.weights.device)]
-    if visible.mix is None:
-        return replace(
-            visible, base=visible.base[rows], members=members, weights=weights, gram=None
-        )
-    return replace(visible, mix=visible.mix[rows], members=members, weights=weights)
+    mix = visible.mix
+    if mix is None:  # not a copy of the rows, which is made for each that is left out
+        mix = torch.eye(visible.count, dtype=torch.float64, device=visible.base.device)
+    return replace(visible, mix=mix[rows], members=members, weights=weights)

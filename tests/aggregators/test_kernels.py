@@ -229,6 +229,14 @@ def test_sums_of_any_number_of_rows_are_sums(count, params):
     close(kernels.squares(sent, other), (sent.double() - other.double()).square().sum(1), 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_finite_where_all_their_numbers_are(dtype):
+    sent = rows(3, 6, 130, dtype)
+    sent[1, 129], sent[2, 0], sent[3, 64] = torch.nan, torch.inf, -torch.inf
+    sent[4] = torch.finfo(dtype).max
+    assert kernels.finite(sent).tolist() == [True, False, False, False, True, True]
+
+
 def test_threads_change_nothing_but_the_time():
     sent = rows(7, 21, 70_000, torch.float32)
     weights = torch.arange(21, dtype=torch.float64)

@@ -354,7 +354,6 @@ def test_the_order_of_clients_does_not_matter(name, seed, data):
     alike(found, replace(expected, **there), ties=TABLE[name].ties, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.skipif("bulyan" not in NAMES, reason="there is no bulyan yet")
 @few
 @given(seed=SEEDS, data=st.data())
 def test_the_order_of_clients_does_not_matter_to_bulyan_where_nothing_is_tied(seed, data):

@@ -194,6 +194,14 @@ def squares(base: Rows, origin: Vector | None = None) -> Float64[Tensor, "n"]:
     return torch.from_numpy(found).to(base.device)
 
 
+def finite(base: Rows) -> Bool[Tensor, "n"]:
+    """Say which rows hold only finite numbers."""
+    good = squares(base).isfinite()
+    for row in (~good).nonzero().flatten().tolist():  # a finite number may have no finite square
+        good[row] = base[row].isfinite().all()
+    return good
+
+
 def outside(sample: Rows, low: int, high: int, near: int = 0) -> Bool[Tensor, "n columns"]:
     """Tell which numbers of a few columns ``window``, or ``nearest`` with ``near``, leaves out."""
     from dai_lab.aggregators.kernels import ranks
@@ -300,5 +308,5 @@ def _amid(base: Rows) -> int:
         for place in first[:1].tolist():
             if bool(base[place].isfinite().all()):
                 return int(place)
-        good = (whole & base.isfinite().all(1)).nonzero().flatten()
+        good = (whole & finite(base)).nonzero().flatten()
     raise AssertionError("a row was finite, and is not any more")
