@@ -14,6 +14,7 @@ from dai_lab.core.parts import (
     Pace,
     Partitioner,
     Personal,
+    Poison,
     Privacy,
     SecureAggregation,
     Server,
@@ -37,6 +38,7 @@ from dai_lab.core.round import (
     Updates,
     Visible,
 )
+from dai_lab.core.threat import Lies, Plot, Poisoned, Retrain, Sight
 
 __all__ = [
     "ALONE",
@@ -55,6 +57,7 @@ __all__ = [
     "Examples",
     "Gram",
     "Key",
+    "Lies",
     "LocalTraining",
     "Loss",
     "Model",
@@ -62,14 +65,19 @@ __all__ = [
     "Partition",
     "Partitioner",
     "Personal",
+    "Plot",
+    "Poison",
+    "Poisoned",
     "Privacy",
     "Profiles",
     "Record",
+    "Retrain",
     "Rows",
     "SecureAggregation",
     "Sent",
     "Server",
     "Shards",
+    "Sight",
     "State",
     "Task",
     "TooFew",

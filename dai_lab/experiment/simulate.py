@@ -34,6 +34,7 @@ BUILT = (
     "pace",
     "privacy",
     "attack",
+    "poison",
     "compression",
     "secagg",
     "aggregator",

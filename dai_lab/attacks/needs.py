@@ -1,0 +1,26 @@
+"""What attacks refuse to work with."""
+
+from __future__ import annotations
+
+from dai_lab.core import Sight, TooFew
+
+
+def above_zero(knob: str, value: float, *, of: str = "attack") -> None:
+    """Refuse a knob that must be above 0."""
+    if not value > 0:
+        raise ValueError(f"{of}.{knob} must be above 0, got {value}")
+
+
+def in_unit(knob: str, value: float, *, of: str = "attack") -> None:
+    """Refuse a share or a probability that is none."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{of}.{knob} must be in [0, 1], got {value}")
+
+
+def at_least(least: int, sight: Sight, name: str) -> None:
+    """Refuse to estimate from too few rows."""
+    if len(sight.honest) < least:
+        raise TooFew(
+            f"attack={name} needs to know at least {least} rows a round and knows "
+            f"{len(sight.honest)}: raise federation.knows or the cohort"
+        )
