@@ -21,6 +21,10 @@ NEEDS = {
         f"aggregator={name}": ("federation.root=20",)
         for name in ("err", "fltrust", "lfr", "lfr_err", "zeno")
     },
+    **{
+        f"attack={name}": ("federation.knows=defense",)
+        for name in ("adaptive", "agr_tailored", "fang_krum", "opt_alie", "opt_ipm")
+    },
     # An algorithm's clients and its server come together.
     **{
         f"{side}={name}": (f"{other}={name}",)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dai_lab.core import Sight, TooFew
+from collections.abc import Callable
+
+from dai_lab.core import Outcome, Rows, Sight, TooFew
 
 
 def above_zero(knob: str, value: float, *, of: str = "attack") -> None:
@@ -24,3 +26,12 @@ def at_least(least: int, sight: Sight, name: str) -> None:
             f"attack={name} needs to know at least {least} rows a round and knows "
             f"{len(sight.honest)}: raise federation.knows or the cohort"
         )
+
+
+def a_defense(sight: Sight, name: str) -> Callable[[Rows], Outcome]:
+    """Refuse to search without the defense to search against."""
+    if sight.defense is None:
+        raise ValueError(
+            f"attack={name} tries its rows on the defense: set federation.knows=defense"
+        )
+    return sight.defense

@@ -38,7 +38,7 @@ from dai_lab.core.round import (
     Updates,
     Visible,
 )
-from dai_lab.core.threat import Lies, Plot, Poisoned, Retrain, Sight
+from dai_lab.core.threat import Lies, Outcome, Plot, Poisoned, Retrain, Sight
 
 __all__ = [
     "ALONE",
@@ -61,6 +61,7 @@ __all__ = [
     "LocalTraining",
     "Loss",
     "Model",
+    "Outcome",
     "Pace",
     "Partition",
     "Partitioner",

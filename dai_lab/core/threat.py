@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dai_lab.core.data import Examples
@@ -15,17 +15,33 @@ from dai_lab.core.model import Model, Rows, Vector
 from dai_lab.core.round import Compute, Record, State
 
 
+@runtime_checkable
 class Retrain(Protocol):
     """Local training of the hostile clients of a round, as often as they like."""
 
     def __call__(
-        self, start: Vector | Rows | None = None, *, clean: bool = False, **knobs: float
+        self,
+        start: Vector | Rows | None = None,
+        *,
+        clean: bool = False,
+        stage: int = 0,
+        **knobs: float | int,
     ) -> Rows:
         """Return one row a hostile client: how far it moves from ``start``.
 
         ``start`` is the common model unless given, ``clean`` trains on what they hold before they
-        poisoned it, and ``knobs`` are those of the local training, such as ``epochs=1``.
+        poisoned it, every ``stage`` draws its batches anew, and ``knobs`` are those of the local
+        training, such as ``epochs=1``.
         """
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the server would make of a round in which the hostile send certain rows."""
+
+    update: Vector
+    kept: Bool[Tensor, "_"]
+    """Which of their rows would have a share in it, alone or in a group."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,8 @@ class Sight:
     """Rows the others send: all, or their mean as the only row, or, where they hear nothing, the
     rows the hostile would send themselves, which are all they can judge the others by."""
     key: Key = field(default_factory=lambda: Key(0))
+    clients: tuple[int, ...] = ()
+    """Who sends each of ``honest``; nobody in particular where they know only a mean."""
     others: int = 0
     """How many rows the honest send, known or not; 0: as many as ``honest``."""
     round: int = 1
@@ -45,9 +63,9 @@ class Sight:
     train: Retrain | None = None
     clean: Callable[[], Rows] | None = None
     """What the hostile would send had they not poisoned their data; ``None`` if they did not."""
-    defense: Callable[[Rows], Vector] | None = None
-    """From the rows the hostile send to the update the server would make of all rows; only for
-    an attacker who knows the whole defense. What the server draws is redrawn."""
+    defense: Callable[[Rows], Outcome] | None = None
+    """Runs the whole defense on what the hostile would send; only for who knows it. What the
+    server draws is drawn anew, and its own examples are replaced by theirs."""
     compute: Compute = field(default_factory=Compute)
 
     @property
@@ -96,5 +114,3 @@ class Poisoned:
     examples: Examples
     """As many as came in, in their order."""
     memory: Mapping[str, Tensor] = field(default_factory=dict)
-
-

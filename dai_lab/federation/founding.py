@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dai_lab.attacks import unpoisoned
 from dai_lab.core import (
     Aggregator,
     Attack,
@@ -33,7 +34,6 @@ from dai_lab.core import (
     Task,
     Watcher,
 )
-from dai_lab.attacks import unpoisoned
 from dai_lab.data import split
 from dai_lab.learning import choose
 from dai_lab.models import create, flops

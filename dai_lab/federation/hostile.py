@@ -18,11 +18,13 @@ from dai_lab.core import (
     Examples,
     Key,
     Lies,
+    Outcome,
     Plot,
     Rows,
     Shards,
     Sight,
     State,
+    Updates,
     Vector,
 )
 from dai_lab.federation.founding import Federation
@@ -134,7 +136,11 @@ def told(
     spoiled = torch.tensor([us.spoiled.get(client, 0) > 0 for client in liars])
 
     def train(
-        start: Vector | Rows | None = None, *, clean: bool = False, stage: int = 0, **knobs: float
+        start: Vector | Rows | None = None,
+        *,
+        clean: bool = False,
+        stage: int = 0,
+        **knobs: float | int,
     ) -> Rows:
         takes = inspect.signature(us.local).parameters
         if missing := [name for name in knobs if name not in takes]:
@@ -142,7 +148,7 @@ def told(
         again = key / "again" / stage if stage else key
         task = us.clean if clean and us.clean else us.task
         begin = state.params if start is None else start
-        local = partial(us.local, **knobs)
+        local: Callable[..., Updates] = partial(us.local, **knobs)  # type: ignore[arg-type]
         found = local(
             task, state, begin, liars, key=again / "local", round=number, compute=us.compute
         )
@@ -152,9 +158,13 @@ def told(
     def clean() -> Rows:
         return us.privacy(train(clean=True), key=key / "privacy" / "hostile")
 
-    seen = {"own": own, "mean": honest.mean(dim=0, keepdim=True)}.get(us.knows, honest)
+    mean = honest.mean(dim=0, keepdim=True) if len(honest) else honest
+    seen = {"own": own, "mean": mean}.get(us.knows, honest)
+    others = tuple(client for client in cohort if client not in us.hostile)
+    heard = {"own": tuple(liars), "mean": ()}.get(us.knows, others)
     sight = Sight(
         honest=seen,
+        clients=heard,
         key=key / "attack",
         others=len(honest),
         round=number,
@@ -168,28 +178,27 @@ def told(
         guess = _imagined(us, state, honest, own, lying, weights, cohort, key / "imagined")
         sight = replace(sight, defense=guess)
     lies = us.attack(own, sight)
-    count = _lied(us, lies, own, clean() if clean.cache_info().currsize else None, spoiled)
+    count = _lied(lies, own, clean() if clean.cache_info().currsize else None, spoiled)
+    attacks = getattr(us.attack, "func", us.attack) is not behave
+    # Later, a model that is broken or perfect may leave nothing to change.
+    if attacks and not (count or lies.quiet or "federation/lied" in state.memory):
+        raise ValueError(
+            "attack changed none of the rows that hostile clients send: raise its strength, "
+            "or choose attack=none"
+        )
+    memory = {**lies.memory, **({"federation/lied": torch.tensor(True)} if count else {})}
     sent = torch.empty_like(rows)
     sent[lying], sent[~lying] = lies.rows, honest
-    return Told(sent, count, lies.memory, lies.record)
+    return Told(sent, count, memory, lies.record)
 
 
-def _lied(
-    us: Federation, lies: Lies, own: Rows, clean: Rows | None, spoiled: Bool[Tensor, "_"]
-) -> int:
+def _lied(lies: Lies, own: Rows, clean: Rows | None, spoiled: Bool[Tensor, "_"]) -> int:
     """Count rows that honest clients would not have sent."""
     straight = own if clean is None else clean
     same = torch.isclose(lies.rows, straight, rtol=0, atol=0, equal_nan=True).all(dim=1).cpu()
     if clean is None:
         same &= ~spoiled  # what they would have sent without poison is another row
-    count = int((~same).sum())
-    attacks = getattr(us.attack, "func", us.attack) is not behave
-    if attacks and not lies.quiet and not count and bool(own.isfinite().all()):
-        raise ValueError(
-            "attack changed none of the rows that hostile clients send: raise its strength, "
-            "or choose attack=none"
-        )
-    return count
+    return int((~same).sum())
 
 
 def _imagined(
@@ -201,7 +210,7 @@ def _imagined(
     weights: Float[Tensor, "_"],
     cohort: Sequence[int],
     key: Key,
-) -> Callable[[Rows], Vector]:
+) -> Callable[[Rows], Outcome]:
     """Return the defense as hostile clients can run it themselves.
 
     They know its rule, its knobs and its memory; what it draws they draw anew, and in place of
@@ -209,13 +218,14 @@ def _imagined(
     """
     sent = torch.empty((len(lying), honest.shape[1]), dtype=honest.dtype, device=honest.device)
     sent[~lying] = honest
+    liars = [client for client, lies in zip(cohort, lying.tolist(), strict=True) if lies]
     context = Context(key / "aggregator", state, us.task.model)
     if len(us.root):
         clean = us.clean or us.task
         held = _held(clean.shards, us.hostile)[0][: len(us.root)]
         context = replace(context, root=lambda: own.mean(0), judge=judge_on(us, held))
 
-    def defense(rows: Rows) -> Vector:
+    def defense(rows: Rows) -> Outcome:
         sent[lying] = rows
         shapes = us.task.model.shapes
         way = us.compression(
@@ -224,6 +234,13 @@ def _imagined(
         arrived = way.rows if us.clip is None else clip(way.rows, norm=us.clip, key=key / "clip")
         counts = weights.to(arrived.device)
         visible = us.secagg(arrived, counts, clients=tuple(cohort), key=key / "secagg")
-        return us.aggregator(visible, context).update
+        found = us.aggregator(visible, context)
+        kept = {
+            one
+            for members, share in zip(visible.members, found.shares.tolist(), strict=True)
+            for one in members
+            if share
+        }
+        return Outcome(found.update, torch.tensor([one in kept for one in liars]))
 
     return defense
