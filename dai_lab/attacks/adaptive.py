@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dai_lab.attacks.needs import a_defense, at_least
+from dai_lab.attacks.needs import a_defense, at_least, center
 from dai_lab.core import Lies, Rows, Sight
 
 REACHES = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0)
@@ -79,7 +79,7 @@ def adaptive(
 
 def _ways(honest: Rows) -> Rows:
     """List ways to go from the mean, each as long as the honest are spread."""
-    mean, spread = honest.mean(dim=0), honest.std(dim=0)
+    mean, spread = center(honest)
     apart = honest - mean
     radius = apart.norm(dim=1).max()
     ways = torch.stack([-mean, -mean.sign(), -spread * mean.sign(), -spread])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from dai_lab.attacks.needs import a_defense, above_zero, at_least
+from dai_lab.attacks.needs import a_defense, above_zero, at_least, center
 from dai_lab.attacks.spread import Direction, away
 from dai_lab.core import Lies, Outcome, Rows, Sight, Vector
 
@@ -39,7 +39,7 @@ def opt_alie(
         Shejwalkar and Houmansadr 2021, NDSS, section IV-A, as searched by ByzFL, arXiv:2505.24802.
     """
     at_least(2, sight, "opt_alie")
-    mean, spread = sight.honest.mean(dim=0), sight.honest.std(dim=0)
+    mean, spread = center(sight.honest)
     return _line(own, sight, "opt_alie", mean, mean, spread, evals, start, step, ratio)
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dai_lab.attacks.needs import at_least
+from dai_lab.attacks.needs import at_least, center
 from dai_lab.core import Lies, Rows, Sight, Vector
 
 Direction: TypeAlias = Literal["unit", "sign", "std"]
@@ -55,10 +55,10 @@ def min_sum(own: Rows, sight: Sight, *, direction: Direction = "std") -> Lies:
 
 def away(honest: Rows, direction: Direction) -> Vector:
     """Return the way from the mean of some rows that an attack goes, for a step of 1."""
-    mean = honest.mean(dim=0)
+    mean, spread = center(honest)
     if direction == "unit":
         return torch.neg(mean / mean.norm().clamp_min(torch.finfo(mean.dtype).tiny))
-    return -mean.sign() if direction == "sign" else -honest.std(dim=0)
+    return -mean.sign() if direction == "sign" else -spread
 
 
 Bound: TypeAlias = Callable[

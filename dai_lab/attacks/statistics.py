@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dai_lab.attacks.needs import above_zero, at_least
+from dai_lab.attacks.needs import above_zero, at_least, center
 from dai_lab.core import Lies, Rows, Sight
 
 
@@ -25,7 +25,8 @@ def alie(own: Rows, sight: Sight, *, z: float | None = 1.5) -> Lies:
     """
     at_least(2, sight, "alie")
     distance = most_hidden(sight.good + len(own), len(own)) if z is None else z
-    row = sight.honest.mean(dim=0) - distance * sight.honest.std(dim=0)
+    mean, spread = center(sight.honest)
+    row = mean - distance * spread
     return Lies(row.expand(len(own), -1), record={"z": distance})
 
 

@@ -127,11 +127,11 @@ def told(
     Raises:
         ValueError: An attack that was not quiet changed nothing.
     """
-    lying = torch.tensor([client in us.hostile for client in cohort])
-    if not bool(lying.any()):
+    lying, straight = _places(cohort, us.hostile, rows.device)
+    if not len(lying):
         return Told(us.privacy(rows, key=key / "privacy"))
     liars = [client for client in cohort if client in us.hostile]
-    honest = us.privacy(rows[~lying], key=key / "privacy")
+    honest = us.privacy(rows[straight], key=key / "privacy")
     own = us.privacy(rows[lying], key=key / "privacy" / "hostile")
     spoiled = torch.tensor([us.spoiled.get(client, 0) > 0 for client in liars])
 
@@ -175,7 +175,9 @@ def told(
         compute=us.compute,
     )
     if us.knows == "defense":
-        guess = _imagined(us, state, honest, own, lying, weights, cohort, key / "imagined")
+        guess = _imagined(
+            us, state, honest, own, lying, straight, weights, cohort, key / "imagined"
+        )
         sight = replace(sight, defense=guess)
     lies = us.attack(own, sight)
     count = _lied(lies, own, clean() if clean.cache_info().currsize else None, spoiled)
@@ -188,8 +190,17 @@ def told(
         )
     memory = {**lies.memory, **({"federation/lied": torch.tensor(True)} if count else {})}
     sent = torch.empty_like(rows)
-    sent[lying], sent[~lying] = lies.rows, honest
+    sent.index_copy_(0, straight, honest)
+    sent.index_copy_(0, lying, lies.rows)
     return Told(sent, count, memory, lies.record)
+
+
+def _places(
+    cohort: Sequence[int], hostile: Sequence[int], device: torch.device
+) -> tuple[Int[Tensor, "_"], Int[Tensor, "_"]]:
+    """Say where in a cohort those are who lie, and where the others."""
+    lying = torch.tensor([client in hostile for client in cohort], device=device)
+    return lying.nonzero().flatten(), (~lying).nonzero().flatten()
 
 
 def _lied(lies: Lies, own: Rows, clean: Rows | None, spoiled: Bool[Tensor, "_"]) -> int:
@@ -206,7 +217,8 @@ def _imagined(
     state: State,
     honest: Rows,
     own: Rows,
-    lying: Bool[Tensor, "_"],
+    lying: Int[Tensor, "_"],
+    straight: Int[Tensor, "_"],
     weights: Float[Tensor, "_"],
     cohort: Sequence[int],
     key: Key,
@@ -216,9 +228,9 @@ def _imagined(
     They know its rule, its knobs and its memory; what it draws they draw anew, and in place of
     the server's examples they have their own.
     """
-    sent = torch.empty((len(lying), honest.shape[1]), dtype=honest.dtype, device=honest.device)
-    sent[~lying] = honest
-    liars = [client for client, lies in zip(cohort, lying.tolist(), strict=True) if lies]
+    sent = honest.new_empty((len(cohort), honest.shape[1]))
+    sent.index_copy_(0, straight, honest)
+    liars = [cohort[at] for at in lying.tolist()]
     context = Context(key / "aggregator", state, us.task.model)
     if len(us.root):
         clean = us.clean or us.task
@@ -226,7 +238,7 @@ def _imagined(
         context = replace(context, root=lambda: own.mean(0), judge=judge_on(us, held))
 
     def defense(rows: Rows) -> Outcome:
-        sent[lying] = rows
+        sent.index_copy_(0, lying, rows)
         shapes = us.task.model.shapes
         way = us.compression(
             sent, clients=cohort, state=state, shapes=shapes, key=key / "compression"
