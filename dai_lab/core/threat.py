@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
@@ -15,6 +15,7 @@ from dai_lab.core.model import Model, Rows, Vector
 from dai_lab.core.round import Compute, Record, State
 
 
+@runtime_checkable
 class Retrain(Protocol):
     """Local training of the hostile clients of a round, as often as they like."""
 
