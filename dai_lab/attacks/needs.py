@@ -1,8 +1,11 @@
-"""What attacks refuse to work with."""
+"""What attacks and poisons refuse to work with."""
 
 from __future__ import annotations
 
-from dai_lab.core import Sight, TooFew
+from jaxtyping import Int
+from torch import Tensor
+
+from dai_lab.core import Examples, Model, Plot, Sight, TooFew, Vector
 
 
 def above_zero(knob: str, value: float, *, of: str = "attack") -> None:
@@ -17,6 +20,12 @@ def in_unit(knob: str, value: float, *, of: str = "attack") -> None:
         raise ValueError(f"{of}.{knob} must be in [0, 1], got {value}")
 
 
+def whole(knob: str, value: int, *, least: int, of: str = "poison") -> None:
+    """Refuse a count that is too small."""
+    if value < least:
+        raise ValueError(f"{of}.{knob} must be {least} or more, got {value}")
+
+
 def at_least(least: int, sight: Sight, name: str) -> None:
     """Refuse to estimate from too few rows."""
     if len(sight.honest) < least:
@@ -24,3 +33,51 @@ def at_least(least: int, sight: Sight, name: str) -> None:
             f"attack={name} needs to know at least {least} rows a round and knows "
             f"{len(sight.honest)}: raise federation.knows or the cohort"
         )
+
+
+def classes_of(plot: Plot, name: str) -> int:
+    """Return how many classes there are, or refuse data without any."""
+    if plot.classes < 2:
+        raise ValueError(f"poison={name} needs classes to confuse: choose data that has some")
+    return plot.classes
+
+
+def class_in(knob: str, value: int | None, plot: Plot) -> None:
+    """Refuse a class the data do not have; ``None`` names none."""
+    if value is not None and not 0 <= value < plot.classes:
+        raise ValueError(f"poison.{knob} must be a class in 0..{plot.classes - 1}, got {value}")
+
+
+def from_to(source: int | None, target: int, plot: Plot, name: str) -> None:
+    """Refuse data without classes, a class they do not have, and one that becomes itself."""
+    classes_of(plot, name)
+    class_in("source", source, plot)
+    class_in("target", target, plot)
+    if source == target:
+        raise ValueError(f"poison.target must be another class than poison.source, got {target}")
+
+
+def pictures(held: Examples, name: str) -> tuple[int, int]:
+    """Return height and width of the inputs, or refuse what are no pictures."""
+    shape = tuple(held.inputs.shape[1:])
+    if len(shape) != 3:
+        raise ValueError(
+            f"poison={name} needs pictures (channels, height, width) and the data have inputs "
+            f"of shape {shape}: choose data=mnist10k or other pictures"
+        )
+    return shape[1], shape[2]
+
+
+def attribute_of(held: Examples, attribute: str) -> Int[Tensor, "examples"]:
+    """Return what is known about each example, or refuse what nobody knows."""
+    if attribute not in held.attributes:
+        known = ", ".join(held.attributes) or "no attributes (data=adult has some)"
+        raise ValueError(f"poison.attribute must be one of the data's: {known}; got {attribute!r}")
+    return held.attributes[attribute]
+
+
+def knowing(plot: Plot, name: str) -> tuple[Model, Vector, Examples]:
+    """Return the common model and the test set, or refuse to plan against what is unknown."""
+    if plot.model is None or plot.params is None or plot.victims is None:
+        raise ValueError(f"poison={name} needs to know the common model and a test set")
+    return plot.model, plot.params.detach(), plot.victims
