@@ -46,37 +46,41 @@ class Told:
 def poisoned(us: Federation, state: State, key: Key, *, again: bool) -> tuple[Federation, State]:
     """Let hostile clients change what they train on; ``again`` takes what they remember doing.
 
-    Their examples are appended to the common data, so that nobody else's change.
+    Their examples are appended to the common data, so that nobody else's change. Poison that is
+    never renewed remembers nothing when it is called: a run that goes on calls it once more.
 
     Raises:
-        ValueError: The poison changes none of the examples that hostile clients hold.
+        ValueError: The poison changes none of the examples that hostile clients hold, or returns
+            others than came in.
     """
     clean = us.clean or us.task
+    if us.renew and not again:
+        # A run that goes on from a later model shows what this one does.
+        state = state.remember({"poison/params": state.params.clone()})
+    kept = state.memory if us.renew else {}
     plot = Plot(
         key=key,
         classes=us.classes,
         victims=us.test,
         model=clean.model,
-        params=state.params,
-        memory={n: one for n, one in state.memory.items() if n.startswith("poison/")},
+        params=kept.get("poison/params", state.params),
+        memory={name: one for name, one in kept.items() if name.startswith("poison/")},
         compute=us.compute,
     )
     held, owners = _held(clean.shards, us.hostile)
     if len(held):
         honest = clean.data.some(held.to(clean.data.targets.device))
         if again:
-            inputs, targets = state.memory["poison/inputs"], state.memory["poison/targets"]
-            bad = replace(honest, inputs=inputs, targets=targets)
+            bad = replace(honest, inputs=kept["poison/inputs"], targets=kept["poison/targets"])
         else:
             found = us.poison(honest, replace(plot, owners=owners))
             bad = found.examples
-            if len(bad) != len(honest):
-                raise ValueError(f"poison: {len(honest)} examples came back as {len(bad)}")
+            _as_many(honest, bad)
             state = state.remember(found.memory)
             plot = replace(plot, memory={**plot.memory, **found.memory})
             if us.renew:
-                kept = {"poison/inputs": bad.inputs, "poison/targets": bad.targets}
-                state = state.remember(kept)
+                done = {"poison/inputs": bad.inputs, "poison/targets": bad.targets}
+                state = state.remember(done)
         differs = changed(honest, bad).cpu()
         if us.poisons and not bool(differs.any()):
             raise ValueError(
@@ -92,8 +96,15 @@ def poisoned(us: Federation, state: State, key: Key, *, again: bool) -> tuple[Fe
     if not us.poisons:
         return us, state
     shown = us.poison(us.test, plot).examples
+    _as_many(us.test, shown)
     which = changed(us.test, shown)
     return replace(us, probe=shown.some(which.nonzero().flatten())), state
+
+
+def _as_many(before: Examples, after: Examples) -> None:
+    shapes = tuple(before.inputs.shape), tuple(after.inputs.shape)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"poison: inputs of shape {shapes[0]} came back as {shapes[1]}")
 
 
 def _held(shards: Shards, hostile: Sequence[int]) -> tuple[Tensor, Int[Tensor, "_"]]:
