@@ -53,6 +53,8 @@ def poisoned(us: Federation, state: State, key: Key, *, again: bool) -> tuple[Fe
         ValueError: The poison changes none of the examples that hostile clients hold, or returns
             others than came in.
     """
+    if not us.poisons:
+        return us, state
     clean = us.clean or us.task
     if us.renew and not again:
         # A run that goes on from a later model shows what this one does.
@@ -82,7 +84,7 @@ def poisoned(us: Federation, state: State, key: Key, *, again: bool) -> tuple[Fe
                 done = {"poison/inputs": bad.inputs, "poison/targets": bad.targets}
                 state = state.remember(done)
         differs = changed(honest, bad).cpu()
-        if us.poisons and not bool(differs.any()):
+        if not bool(differs.any()):
             raise ValueError(
                 f"poison changes none of the {len(held)} examples that hostile clients hold: "
                 "choose poison=none, or raise what share of them it changes"
@@ -93,8 +95,6 @@ def poisoned(us: Federation, state: State, key: Key, *, again: bool) -> tuple[Fe
             lists[client] = places[owners == rank]
         task = replace(clean, data=clean.data.followed_by(bad), shards=Shards.of(lists))
         us = replace(us, task=task, clean=clean, spoiled=_counted(differs, owners, us.hostile))
-    if not us.poisons:
-        return us, state
     shown = us.poison(us.test, plot).examples
     _as_many(us.test, shown)
     which = changed(us.test, shown)
