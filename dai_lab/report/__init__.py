@@ -1,6 +1,5 @@
 """From a folder of finished runs to tables, figures and one page."""
 
-from dai_lab.report.attacked import draw_cells, draw_heat, gaps, worst
 from dai_lab.report.commands import command
 from dai_lab.report.figures import curves, finals
 from dai_lab.report.groups import Group, grouped
@@ -20,13 +19,10 @@ __all__ = [
     "command",
     "costs",
     "curves",
-    "draw_cells",
-    "draw_heat",
     "draw_rows",
     "expenses",
     "finals",
     "frame",
-    "gaps",
     "grouped",
     "publish",
     "ranking",
@@ -41,5 +37,4 @@ __all__ = [
     "tabulate",
     "terminal",
     "tried",
-    "worst",
 ]

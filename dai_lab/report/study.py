@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dai_lab.metrics import estimate, final, peak, rounds_to
-from dai_lab.report.attacked import backdoored, draw_heat, worst
 from dai_lab.report.figures import draw_curves, rendered
 from dai_lab.report.groups import Group, grouped
 from dai_lab.report.ranking import costs, ranking, rows
@@ -23,15 +22,12 @@ if TYPE_CHECKING:
 else:
     DataFrame = Figure = Any
 
-KINDS = "ours|ranking|cost|worst|backdoors"
-BLOCK = re.compile(rf"(<!-- ({KINDS}):([^>]*)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (ours|ranking|cost):([^>]*)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
 """Where a study's README keeps a table; what it is to show stands behind the colon."""
 
 OPTIONS = {
     "ranking": {"metric": "test_accuracy", "by": "world"},
     "cost": {"metric": "test_accuracy", "by": "world", "target": "", "of": "bytes"},
-    "worst": {},
-    "backdoors": {},
 }
 """What may stand behind the colon of a table of methods and worlds, and what it is if not."""
 
@@ -86,12 +82,10 @@ def publish(results: Path | str, study: Path | str) -> Path:
     - ``<!-- ours: 0.8 0.88 -->`` (targets of accuracy) to ``<!-- end -->``: a row a setting;
     - ``<!-- ranking: metric=test_accuracy by=world -->``: methods by worlds, with their mean rank;
       see :func:`dai_lab.report.ranking` for the metrics;
-    - ``<!-- worst: -->``: defenses by places, each against its worst attack, where worlds are named
-      ``<place>+<attack>``; ``<!-- backdoors: -->``: accuracy and attack success of each;
     - ``<!-- cost: target=0.8 of=bytes -->``: what it took to get there, also as
       ``target=iid:0.9,skewed:0.7`` and of ``round``, ``flops`` or ``simulated_seconds``.
 
-    All but the first need runs that were named ``<study>,<world>,<algorithm>``.
+    The last two need runs that were named ``<study>,<world>,<algorithm>``.
 
     Args:
         results: Folder of its finished runs. Of a folder of many studies only the runs named
@@ -141,20 +135,11 @@ def _figures(groups: Sequence[Group], summary: DataFrame, text: str) -> dict[str
         ]
         return {"curves": both}
     trials = recalled(summary)
-    kinds = {one.group(2) for one in BLOCK.finditer(text)}
-    grounds = (False, True)
-    figures = {}
-    if kinds & {"worst", "backdoors"}:
-        figures["heat"] = [draw_heat(trials, dark=dark) for dark in grounds]
-    if "backdoors" in kinds:
-        figures["heat-success"] = [
-            draw_heat(trials, metric="attack_success", dark=dark) for dark in grounds
-        ]
-    if figures:
-        return figures
     found = [_options(one)["metric"] for one in BLOCK.finditer(text) if one.group(2) == "ranking"]
+    figures = {}
     for metric in dict.fromkeys(["test_accuracy", *found]):
         suffix = "" if metric == "test_accuracy" else f"-{metric.replace('_', '-')}"
+        grounds = (False, True)
         figures[f"curves{suffix}"] = [
             draw_costs(trials, metrics=(metric,), resources=("round",), dark=dark)
             for dark in grounds
@@ -195,8 +180,6 @@ def _filled(found: re.Match[str], summary: DataFrame) -> str:
         body = tabulate(summary, [float(word) for word in said.split()])
     elif kind == "ranking":
         body = ranking(recalled(summary), _options(found)["metric"])
-    elif kind in ("worst", "backdoors"):
-        body = (worst if kind == "worst" else backdoored)(recalled(summary))
     else:
         options = _options(found)
         aims = _targets(options["target"])

@@ -25,7 +25,7 @@ Records: TypeAlias = Sequence[Mapping[str, Any]]
 POINTS = 100
 """Places at which a curve over a resource is estimated, at most."""
 
-ACCURACIES = ("test_accuracy", "client_accuracy", "personal_accuracy", "attack_success")
+ACCURACIES = ("test_accuracy", "client_accuracy", "personal_accuracy")
 COSTS = tuple(entry for one in RESOURCES.values() for entry in one.entries if entry != "round")
 
 
