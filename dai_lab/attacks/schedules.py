@@ -48,7 +48,9 @@ def between(
     return _within(attack, own, sight) if awake else behaved(own, sight)
 
 
-def sleeper(own: Rows, sight: Sight, *, attack: Attack, sleep: int = 9, awake: int = 1) -> Lies:
+def sleeper(
+    own: Rows, sight: Sight, *, attack: Attack, sleep: int = 9, awake: int = 1
+) -> Lies:
     """Earn trust for some rounds, strike in the next, and sleep again.
 
     Args:

@@ -96,3 +96,5 @@ class Poisoned:
     examples: Examples
     """As many as came in, in their order."""
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+
