@@ -41,15 +41,19 @@ ENOUGH = 0.02
 
 def drawn(every: list[Cell], share: float, count: int | None, seed: int) -> list[Cell]:
     """Draw cells by lot, as whole sets of seeds where there are that many."""
-    able = [one for one in every if one.attack in ATTACKS and known(one)]
-    sets = [list(some) for _, some in groupby(sorted(able, key=by_name), key=by_name)]
+    able = sorted((one for one in every if one.attack in ATTACKS), key=by_name)
+    sets = [list(some) for _, some in groupby(able, key=by_name)]
     random.Random(seed).shuffle(sets)
     wanted = round(share * len(every)) if count is None else count
-    return [one for some in sets for one in some][:wanted]
+    found: list[Cell] = []
+    for some in sets:
+        if len(found) < wanted and known(some[0]):
+            found += some
+    return found[:wanted]
 
 
-def by_name(cell: Cell) -> tuple[str, int]:
-    return cell.name, 0
+def by_name(cell: Cell) -> str:
+    return cell.name
 
 
 def known(cell: Cell) -> bool:
