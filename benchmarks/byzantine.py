@@ -151,7 +151,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         more = (f"rounds={asked.steps}", f"results={place}", "compute.device=cpu")
-        for at, (_, some) in enumerate(groupby(chosen, key=by_name)):
+        for _, some in groupby(chosen, key=by_name):
             mine, other, took = [], [], [0.0, 0.0]
             for cell in some:
                 cfg = load(*cell.words, *more)

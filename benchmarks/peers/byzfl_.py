@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 ATTACKS = {
@@ -55,7 +56,7 @@ def network(sizes: Sequence[int], initial: Mapping[str, Any]) -> str:
     class Mlp(nn.Sequential):
         def __init__(self) -> None:
             layers: list[nn.Module] = [nn.Flatten()]
-            for before, after in zip(sizes, sizes[1:], strict=False):
+            for before, after in pairwise(sizes):
                 layers += [nn.Linear(before, after), nn.ReLU()]
             super().__init__(*layers[:-1])
             for mine, given in zip(self.parameters(), initial.values(), strict=True):
