@@ -10,12 +10,12 @@ GRID = {
     "study": "tiny",
     "seeds": [0, 1],
     "common": ["data=digits", "model=logistic", "federation.clients=6", "rounds=1"],
-    "places": {"iid": ["partition=iid"], "skewed": ["partition=dirichlet"]},
+    "worlds": {"iid": ["partition=iid"], "skewed": ["partition=dirichlet"]},
     "attacks": {"none": [], "ipm": ["attack=ipm", "federation.hostile=1"]},
-    "defenses": {"mean": [], "median": ["aggregator=median"]},
+    "aggregators": {"mean": [], "median": ["aggregator=median"]},
     "parts": {
-        "first": {"places": ["skewed"], "attacks": ["ipm"]},
-        "rest": {"defenses": ["mean"], "seeds": [0]},
+        "first": {"worlds": ["skewed"], "attacks": ["ipm"]},
+        "rest": {"aggregators": ["mean"], "seeds": [0]},
     },
 }
 
@@ -31,7 +31,7 @@ def grid(tmp_path):
 
 def test_parts_come_in_their_order_and_a_cell_comes_once():
     found = plans.cells(GRID)
-    names = [(one.part, one.place, one.attack, one.defense, one.seed) for one in found]
+    names = [(one.part, one.world, one.attack, one.aggregator, one.seed) for one in found]
     assert names == [
         ("first", "skewed", "ipm", "mean", 0),
         ("first", "skewed", "ipm", "median", 0),
@@ -41,7 +41,7 @@ def test_parts_come_in_their_order_and_a_cell_comes_once():
         ("rest", "iid", "ipm", "mean", 0),
         ("rest", "skewed", "none", "mean", 0),
     ]
-    assert load(*found[1].words).name == "tiny,skewed+ipm,median"
+    assert load(*found[1].words).name == "tiny,skewed,ipm,median"
 
 
 def test_without_parts_every_combination_is_run():
@@ -59,12 +59,12 @@ def test_what_is_done_is_not_done_again(grid, tmp_path, capsys):
     rest = study(folder, results=results)
     assert len(rest) == 3 and study(folder, results=results) == []
     assert {one.summary["name"] for one in rest} == {
-        "tiny,iid+none,mean", "tiny,iid+ipm,mean", "tiny,skewed+none,mean",
+        "tiny,iid,none,mean", "tiny,iid,ipm,mean", "tiny,skewed,none,mean",
     }  # fmt: skip
 
 
 def test_a_cell_that_cannot_run_is_named_and_stops_no_other(grid, tmp_path, capsys):
-    folder = grid(defenses={"mean": [], "median": ["aggregator=krum", "aggregator.f=9"]})
+    folder = grid(aggregators={"mean": [], "median": ["aggregator=krum", "aggregator.f=9"]})
     ends = study(folder, results=str(tmp_path / "results"), parts=["first"], seeds=[0])
     assert [isinstance(end, Exception) for end in ends] == [False, True]
     assert "failed: data=digits" in capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_a_cell_that_cannot_run_is_named_and_stops_no_other(grid, tmp_path, caps
     [
         ({}, {"parts": ["second"]}, "there is no part second: choose from first, rest"),
         ({}, {"share": 0.0}, r"share must be in \(0, 1\], got 0.0"),
-        ({"parts": {"a": {"places": ["moon"]}}}, {}, "part a has moon, which is none of places"),
+        ({"parts": {"a": {"worlds": ["moon"]}}}, {}, "part a has moon, which is none of worlds"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(grid, changes, knobs, complaint):

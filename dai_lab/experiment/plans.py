@@ -15,7 +15,7 @@ from dai_lab.config import digest, load
 from dai_lab.experiment.simulate import Result, finished
 from dai_lab.experiment.together import simulate_together
 
-AXES = ("places", "attacks", "defenses")
+AXES = ("worlds", "attacks", "aggregators")
 AT_ONCE = 24
 """Cells handed over together: an error is told after these, and not after the whole grid."""
 
@@ -25,10 +25,11 @@ class Cell:
     """One run of a grid."""
 
     part: str
-    place: str
+    world: str
     attack: str
-    defense: str
+    aggregator: str
     seed: int
+    name: str
     words: tuple[str, ...]
     """Overrides, as on the command line."""
 
@@ -36,10 +37,10 @@ class Cell:
 def cells(grid: Mapping[str, Any]) -> list[Cell]:
     """List what a grid will run: its parts one after another, seed by seed.
 
-    A grid has ``study`` (its name), ``seeds``, words ``common`` to all, and ``places``,
-    ``attacks`` and ``defenses``, each from a name to words; ``parts``, from a name to a list of
-    names for some of the axes and to more ``words``, say which combinations are run; without
-    parts, all are. Runs are named ``<study>,<place>+<attack>,<defense>``.
+    A grid has ``study`` (its name), ``seeds``, words ``common`` to all, and ``worlds``,
+    ``attacks`` and ``aggregators``, each from a name to words; ``parts``, from a name to a list of
+    names for some of the axes, and to ``seeds``, say which combinations are run; without parts,
+    all are. Runs are named ``<study>,<world>,<attack>,<aggregator>``.
 
     Raises:
         ValueError: A part names something that the grid does not have.
@@ -51,12 +52,18 @@ def cells(grid: Mapping[str, Any]) -> list[Cell]:
                 raise ValueError(f"grid: part {part} has {strange[0]}, which is none of {axis}")
         axes = [chosen.get(axis) or list(grid[axis]) for axis in AXES]
         for seed in chosen.get("seeds", grid["seeds"]):
-            for place, attack, defense in product(*axes):
-                words = [*grid.get("common", ()), *grid["places"][place], *grid["attacks"][attack]]
-                words += [*grid["defenses"][defense], *chosen.get("words", ()), f"seed={seed}"]
-                name = f"{grid['study']},{place}+{attack},{defense}"
-                cell = Cell(part, place, attack, defense, seed, (*words, f"name='{name}'"))
-                found.setdefault((place, attack, defense, str(seed)), cell)
+            for world, attack, aggregator in product(*axes):
+                name = f"{grid['study']},{world},{attack},{aggregator}"
+                words = [
+                    *grid.get("common", ()),
+                    *grid["worlds"][world],
+                    *grid["attacks"][attack],
+                    *grid["aggregators"][aggregator],
+                    f"name='{name}'",
+                    f"seed={seed}",
+                ]
+                cell = Cell(part, world, attack, aggregator, seed, name, tuple(words))
+                found.setdefault((name, str(seed)), cell)
     return list(found.values())
 
 
@@ -90,8 +97,8 @@ def study(
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}")
     grid: Any = OmegaConf.to_container(OmegaConf.load(place))
-    if "defenses" not in grid:
-        raise ValueError(f"study: {place} has no defenses: it says itself how it is run")
+    if "aggregators" not in grid:
+        raise ValueError(f"study: {place} has no aggregators: see the README beside it")
     every = cells(grid)
     known = list(dict.fromkeys(one.part for one in every))
     if strange := [one for one in parts if one not in known]:

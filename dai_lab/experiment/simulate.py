@@ -7,6 +7,7 @@ import itertools
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -44,8 +45,9 @@ BUILT = (
 )
 
 
-BYTES_A_ROUND = 8_000_000
-"""A larger checkpoint is not written every round, so that no more than this is on average."""
+PATIENCE = 20
+"""The next checkpoint waits this many times as long as the last took to write, so that at most
+a twentieth of a run is spent on them. When they are written changes nothing that is computed."""
 
 FOUNDING = threading.Lock()
 """First weights are drawn from torch's only global generator, one federation at a time."""
@@ -157,8 +159,9 @@ def run(
             key=key,
         )
     tracker = build(settings["tracker"], at="tracker")
-    records = files.keep(place / "records.jsonl", done)
-    files.keep(place / "timings.jsonl", done)
+    lines, timings, due = place / "records.jsonl", place / "timings.jsonl", 0.0
+    records = files.keep(lines, done)
+    files.keep(timings, done)
     bar = stack.enter_context(bar_of(settings["name"], total=rounds, done=done, shown=progress))
     if state is not None:
         state = moved(state, compute.device)
@@ -182,12 +185,15 @@ def run(
     for one in itertools.chain(first, played):
         done += 1
         record = files.finite(one.record)
-        files.append(place / "records.jsonl", record)
-        files.append(place / "timings.jsonl", {"round": done, **one.seconds})
+        files.append(lines, record)
+        files.append(timings, {"round": done, **one.seconds})
         sane = sound(one.state)
-        # Rounds after the last checkpoint are played again: a large one may be rare.
-        if done == rounds or not sane or done % math.ceil(one.state.nbytes / BYTES_A_ROUND) == 0:
+        # Rounds after the last checkpoint are played again: a costly one may be rare.
+        if done == rounds or not sane or time.perf_counter() >= due:
+            began = time.perf_counter()
+            files.settle(lines, timings)  # a checkpoint is of rounds that are recorded
             files.save(checkpoint, one.state, done)
+            due = time.perf_counter() + PATIENCE * (time.perf_counter() - began)
         records.append(record)
         track(record)
         bar(record)

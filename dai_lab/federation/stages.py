@@ -169,7 +169,8 @@ def _carried_out(
     if stay:
         for name, memories in learned.items():
             who = [cohort[at] for at in stay]
-            state = state.remember(state.keep(name, who, memories[stay]))
+            rows = memories if len(stay) == len(cohort) else memories[stay]
+            state = state.remember(state.keep(name, who, rows))
     if us.profiles is not None:
         counts = {**counts, "dropped": counts["dropped"] + late}
     mail = mail.some(pace.taken)
