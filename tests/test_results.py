@@ -265,7 +265,7 @@ def stopped_after(folder, rounds, monkeypatch):
         patch.setattr(files, "save", save)
         patch.setattr(
             sys.modules["dai_lab.experiment.simulate"], "PATIENCE", 0
-        )  # a checkpoint every round
+        )
         with pytest.raises(KeyboardInterrupt):
             simulate(small(), folder, progress=False)
 
