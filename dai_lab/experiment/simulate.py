@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from dai_lab.config import build, build_named, check, digest
 from dai_lab.experiment import files
 from dai_lab.experiment.environment import environment
-from dai_lab.experiment.machine import bar_of, computer, one_setting_of_threads
+from dai_lab.experiment.machine import bar_of, computer, keep_memory, one_setting_of_threads
 
 if TYPE_CHECKING:
     from dai_lab.core import State
@@ -144,6 +144,7 @@ def run(
     state, done = files.restore(checkpoint) if checkpoint.exists() else (None, 0)
     before = files.read(about) if about.exists() else {}
     compute = computer(settings["compute"], before.get("compute", {}) if done else {})
+    keep_memory()
     key, rounds = Key(settings["seed"]), settings["rounds"]
     with FOUNDING:
         parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}

@@ -20,6 +20,9 @@ else:
 COLORS = "cividis"
 """Read alike by eyes that see all colors and by those that do not, and in gray."""
 
+BRIGHT = 0.46
+"""Accuracy above which black is easier to read on its color than white."""
+
 
 def draw_heat(trials: Sequence[Trial], *, of: str = "final", dark: bool = False) -> Figure:
     """Draw accuracies, aggregators down and attacks across, a panel a world.
@@ -60,7 +63,7 @@ def draw_heat(trials: Sequence[Trial], *, of: str = "final", dark: bool = False)
             axes.imshow(values, cmap=COLORS, vmin=0, vmax=1, aspect="auto")
             for (row, column), value in np.ndenumerate(values):
                 if not np.isnan(value):
-                    ink = "#000000" if value > 0.55 else "#ffffff"
+                    ink = "#000000" if value > BRIGHT else "#ffffff"
                     weight = "bold" if column == len(attacks) else "normal"
                     said = f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.0"
                     axes.text(

