@@ -122,7 +122,7 @@ def feature_poisoning(
     plot: Plot,
     *,
     features: Sequence[int] = (0,),
-    shift: float = 1.0,
+    shift: float = 3.0,
     share: float = 1.0,
     target: int = 0,
 ) -> Poisoned:

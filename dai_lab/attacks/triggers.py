@@ -122,7 +122,8 @@ def sig(
         plot: The number of classes, where examples are drawn, and the test set.
         delta: Amplitude as a share of the range of each channel of the test set, above 0; the
             source uses 30/255 to 60/255 for MNIST.
-        frequency: Periods over the width, 1 or more.
+        frequency: Periods over the width, 1 or more; twice of it is no multiple of the width,
+            where every column would get 0.
         share: Probability that an example of the target class is poisoned, in [0, 1].
         target: Class the sine should be answered with.
 
@@ -137,6 +138,11 @@ def sig(
     whole("frequency", frequency, least=1)
     from_to(None, target, plot, "sig")
     _, width = pictures(held, "sig")
+    if 2 * frequency % width == 0:
+        raise ValueError(
+            f"poison.frequency must not make a sine of zeros, and {frequency} does in pictures "
+            f"{width} wide: change it by 1"
+        )
     low, high = span(held, plot)
     columns = torch.arange(1, width + 1, dtype=torch.float64)
     wave = torch.sin(2 * math.pi * frequency * columns / width).to(held.inputs)
