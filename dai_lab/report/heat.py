@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 else:
     Figure = Any
 
+LOWEST = {"test_accuracy": True, "attack_success": False}
+"""What is drawn, and whether the worst of it is the lowest."""
+
 COLORS = "cividis"
 """Read alike by eyes that see all colors and by those that do not, and in gray."""
 
@@ -24,18 +27,25 @@ BRIGHT = 0.46
 """Accuracy above which black is easier to read on its color than white."""
 
 
-def draw_heat(trials: Sequence[Trial], *, of: str = "final", dark: bool = False) -> Figure:
-    """Draw accuracies, aggregators down and attacks across, a panel a world.
+def draw_heat(
+    trials: Sequence[Trial],
+    *,
+    of: str = "final",
+    metric: str = "test_accuracy",
+    dark: bool = False,
+) -> Figure:
+    """Draw accuracies or successes, aggregators down and attacks across, a panel a world.
 
     The last column is the worst of each row; what was not tried stays empty.
 
     Args:
         trials: One for each aggregator, world and attack.
-        of: ``final`` accuracy, or the ``peak`` of the mean over seeds.
+        of: ``final`` value, or the ``peak`` of the mean over seeds.
+        metric: ``test_accuracy``, whose worst is the lowest, or ``attack_success``, the highest.
         dark: Draw for a dark page.
 
     Raises:
-        ValueError: Neither word, or runs that are not named after attacks.
+        ValueError: Neither word, runs that are not named after attacks, or without the metric.
     """
     from matplotlib.figure import Figure
 
@@ -43,6 +53,9 @@ def draw_heat(trials: Sequence[Trial], *, of: str = "final", dark: bool = False)
         raise ValueError(f"heat: of must be final or peak, got {of}")
     if not all(trial.attack for trial in trials):
         raise ValueError("name must be <study>,<world>,<attack>,<aggregator> in every run")
+    trials = [trial for trial in trials if trial.has(metric)]
+    if metric not in LOWEST or not trials:
+        raise ValueError(f"heat: no finished run has {metric} to draw: {', '.join(LOWEST)}")
     worlds, attacks, names = (
         [*dict.fromkeys(getattr(trial, what) for trial in trials)]
         for what in ("world", "attack", "algorithm")
@@ -55,11 +68,12 @@ def draw_heat(trials: Sequence[Trial], *, of: str = "final", dark: bool = False)
             values = np.full((len(names), len(attacks) + 1), np.nan)
             for trial in trials:
                 if trial.world == world:
-                    _, found = worst([curve(trial)], peak=of == "peak", resamples=1)
+                    _, found = worst([curve(trial, metric)], peak=of == "peak", resamples=1)
                     at = names.index(trial.algorithm), attacks.index(trial.attack)
                     values[at] = found.value
             tried = ~np.isnan(values).all(axis=1)
-            values[tried, -1] = np.nanmin(values[tried, :-1], axis=1)
+            worse = np.nanmin if LOWEST[metric] else np.nanmax
+            values[tried, -1] = worse(values[tried, :-1], axis=1)
             axes.imshow(values, cmap=COLORS, vmin=0, vmax=1, aspect="auto")
             for (row, column), value in np.ndenumerate(values):
                 if not np.isnan(value):
@@ -76,6 +90,6 @@ def draw_heat(trials: Sequence[Trial], *, of: str = "final", dark: bool = False)
             axes.tick_params(length=0)
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
-            axes.set_title(f"{world}: {of} test accuracy", loc="left")
+            axes.set_title(f"{world}: {of} {metric.replace('_', ' ')}", loc="left")
         figure.draw_without_rendering()
     return figure

@@ -148,10 +148,16 @@ def _figures(groups: Sequence[Group], summary: DataFrame, text: str) -> dict[str
         return {"curves": both}
     trials = recalled(summary)
     if "attack" in summary:
-        return {
-            f"heat-{of}": [draw_heat(trials, of=of, dark=dark) for dark in (False, True)]
+        grounds = (False, True)
+        figures = {
+            f"heat-{of}": [draw_heat(trials, of=of, dark=dark) for dark in grounds]
             for of in ("final", "peak")
         }
+        if any(trial.has("attack_success") for trial in trials):
+            figures["heat-success"] = [
+                draw_heat(trials, metric="attack_success", dark=dark) for dark in grounds
+            ]
+        return figures
     found = [_options(one)["metric"] for one in BLOCK.finditer(text) if one.group(2) == "ranking"]
     figures = {}
     for metric in dict.fromkeys(["test_accuracy", *found]):

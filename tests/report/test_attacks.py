@@ -136,6 +136,20 @@ def test_a_heat_map_holds_every_cell_its_worst_column_and_readable_ink(dark):
         draw_heat(trials(), of="mean")
 
 
+def test_the_worst_of_a_success_is_the_highest():
+    shown = [
+        Trial(
+            "mean", "iid", {0: [{"round": 1, "test_accuracy": 0.9, "attack_success": success}]}, one
+        )
+        for one, success in (("badnets", 0.25), ("dba", 0.75))
+    ]
+    figure = draw_heat([*shown, *trials("iid")], metric="attack_success")
+    texts = {one.get_position(): one.get_text() for one in figure.axes[0].texts}
+    assert [texts[column, 0] for column in range(3)] == [".25", ".75", ".75"]
+    with pytest.raises(ValueError, match="no finished run has attack_success"):
+        draw_heat(trials(), metric="attack_success")
+
+
 README = (
     "<!-- worst: of=peak -->\n<!-- end -->\n<!-- paired: against=krum -->\n<!-- end -->\n"
     "<!-- runtime: -->\n<!-- end -->\n"
