@@ -101,6 +101,13 @@ def test_tab_completes_parts_and_knobs(tmp_path):
         ([*TINY, "data._target_=dai_lab.data.tensors"], "is no part for data", 1),
         (["report", "nowhere"], "nowhere", 1),
         (["report"], "dai-lab report <folder>", 2),
+        (["study", "nowhere"], "there is no nowhere/grid.yaml", 1),
+        (["study", "x", "cells=3"], "there is no cells: it takes results, part, seed, share", 2),
+        (["study", "x", "seed=a"], "seed and share must be numbers", 1),
+        (["study"], "write dai-lab study <study>", 2),
+        ([*TINY, "federation.knows=everything"], "federation.knows must be one of own, mean", 1),
+        ([*TINY, "attack=opt_alie", "federation.hostile=1"], "set federation.knows=defense", 1),
+        ([*TINY, "poison.share=2", "poison=badnets", "federation.hostile=1"], "poison.share", 1),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(words, complaint, code, tmp_path):

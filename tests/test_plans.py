@@ -1,5 +1,8 @@
 """A grid is planned, run in order, and never run twice."""
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -81,6 +84,21 @@ def test_a_cell_that_cannot_run_is_named_and_stops_no_other(grid, tmp_path, caps
 def test_a_plan_that_makes_no_sense_is_refused(grid, changes, knobs, complaint):
     with pytest.raises(ValueError, match=complaint):
         study(grid(**changes), show=True, **knobs)
+
+
+def test_the_command_line_plans_and_runs(grid, tmp_path):
+    def lab(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "dai_lab.run", "study", str(grid()), *words],
+            capture_output=True, text=True, cwd=tmp_path,
+        )  # fmt: skip
+
+    plan = lab("plan", "part=first", "results=there")
+    assert plan.returncode == 0 and plan.stdout == "first: 4 runs, 0 done\n"
+    assert not (tmp_path / "there").exists()
+    done = lab("part=first", "seed=1", "results=there")
+    assert done.returncode == 0 and "2 of 2" in done.stdout
+    assert len(list((tmp_path / "there").glob("*/*/summary.json"))) == 2
 
 
 def test_a_folder_without_a_grid_is_refused(tmp_path):
