@@ -142,7 +142,8 @@ def told(
     if not len(lying):
         return Told(us.privacy(rows, key=key / "privacy"))
     liars = [client for client in cohort if client in us.hostile]
-    honest = us.privacy(rows[straight], key=key / "privacy")
+    computed = rows[straight]
+    honest = us.privacy(computed, key=key / "privacy")
     own = us.privacy(rows[lying], key=key / "privacy" / "hostile")
     spoiled = torch.tensor([us.spoiled.get(client, 0) > 0 for client in liars])
 
@@ -200,8 +201,9 @@ def told(
             "or choose attack=none"
         )
     memory = {**lies.memory, **({"federation/lied": torch.tensor(True)} if count else {})}
-    sent = torch.empty_like(rows)
-    sent.index_copy_(0, straight, honest)
+    sent = rows.clone()
+    if honest is not computed:
+        sent.index_copy_(0, straight, honest)
     sent.index_copy_(0, lying, lies.rows)
     return Told(sent, count, memory, lies.record)
 
@@ -217,10 +219,16 @@ def _places(
 def _lied(lies: Lies, own: Rows, clean: Rows | None, spoiled: Bool[Tensor, "_"]) -> int:
     """Count rows that honest clients would not have sent."""
     straight = own if clean is None else clean
-    same = torch.isclose(lies.rows, straight, rtol=0, atol=0, equal_nan=True).all(dim=1).cpu()
-    if clean is None:
-        same &= ~spoiled  # what they would have sent without poison is another row
-    return int((~same).sum())
+    same = [_alike(lie, row) for lie, row in zip(lies.rows, straight, strict=True)]
+    if clean is None:  # what they would have sent without poison is another row
+        same = [one and not bad for one, bad in zip(same, spoiled.tolist(), strict=True)]
+    return same.count(False)
+
+
+def _alike(one: Vector, other: Vector) -> bool:
+    return torch.equal(one, other) or (
+        bool(one.isnan().any()) and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _imagined(
