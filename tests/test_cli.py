@@ -168,7 +168,8 @@ def test_parts_of_a_user_come_from_a_folder_and_a_package_of_theirs(tmp_path):
     (tmp_path / "mine" / "attack").mkdir()
     (tmp_path / "mine" / "attack" / "shy.yaml").write_text("_target_: shy.attack\nby: 2\n")
     (tmp_path / "shy.py").write_text(
-        "def attack(honest, *, own, key, by: float = 1.0):\n    return own / by\n"
+        "from dai_lab.core import Lies\n"
+        "def attack(own, sight, *, by: float = 1.0):\n    return Lies(own / by)\n"
     )
     words = [*TINY, "--config-dir", "mine", "attack=shy", "federation.hostile=1"]
     refused = lab(*words, folder=tmp_path)
