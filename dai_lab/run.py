@@ -50,6 +50,8 @@ def main() -> None:
             code = report(words[1:])
         elif words[:1] == ["publish"]:
             code = publish(words[1:])
+        elif words[:1] == ["study"]:
+            code = study(words[1:])
         else:
             run(words)
     except MISTAKES as error:
@@ -229,6 +231,29 @@ def publish(words: list[str]) -> int:
 
     print(f"table: {write(*words)}")
     return 0
+
+
+def study(words: list[str]) -> int:
+    """Run what is left of a study's grid."""
+    lists: dict[str, list[str]] = {"results": [], "part": [], "seed": [], "share": []}
+    knobs = [word.partition("=") for word in words if "=" in word]
+    if strange := [knob for knob, _, _ in knobs if knob not in lists]:
+        usage(f"study: there is no {strange[0]}: it takes {', '.join(lists)} and plan")
+    lists |= {knob: said.split(",") for knob, _, said in knobs}
+    folders = [word for word in words if "=" not in word and word != "plan"]
+    if len(folders) != 1 or folders[0].startswith("-"):
+        usage("write dai-lab study <study> [plan] [part=...] [seed=0,1] [share=0.1]")
+    from dai_lab.experiment import study as carry_out
+
+    try:
+        seeds, share = [int(one) for one in lists["seed"]], float((lists["share"] or ["1"])[0])
+    except ValueError as error:
+        raise ValueError(f"study: seed and share must be numbers: {error}") from None
+    ends = carry_out(
+        folders[0], results=(lists["results"] or ["results"])[0], parts=lists["part"],
+        seeds=seeds, share=share, show="plan" in words,
+    )  # fmt: skip
+    return int(any(isinstance(end, Exception) for end in ends))
 
 
 if __name__ == "__main__":

@@ -101,6 +101,13 @@ def test_tab_completes_parts_and_knobs(tmp_path):
         ([*TINY, "data._target_=dai_lab.data.tensors"], "is no part for data", 1),
         (["report", "nowhere"], "nowhere", 1),
         (["report"], "dai-lab report <folder>", 2),
+        (["study", "nowhere"], "there is no nowhere/grid.yaml", 1),
+        (["study", "x", "cells=3"], "there is no cells: it takes results, part, seed, share", 2),
+        (["study", "x", "seed=a"], "seed and share must be numbers", 1),
+        (["study"], "write dai-lab study <study>", 2),
+        ([*TINY, "federation.knows=everything"], "federation.knows must be one of own, mean", 1),
+        ([*TINY, "attack=opt_alie", "federation.hostile=1"], "set federation.knows=defense", 1),
+        ([*TINY, "poison.share=2", "poison=badnets", "federation.hostile=1"], "poison.share", 1),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(words, complaint, code, tmp_path):
@@ -161,7 +168,8 @@ def test_parts_of_a_user_come_from_a_folder_and_a_package_of_theirs(tmp_path):
     (tmp_path / "mine" / "attack").mkdir()
     (tmp_path / "mine" / "attack" / "shy.yaml").write_text("_target_: shy.attack\nby: 2\n")
     (tmp_path / "shy.py").write_text(
-        "def attack(honest, *, own, key, by: float = 1.0):\n    return own / by\n"
+        "from dai_lab.core import Lies\n"
+        "def attack(own, sight, *, by: float = 1.0):\n    return Lies(own / by)\n"
     )
     words = [*TINY, "--config-dir", "mine", "attack=shy", "federation.hostile=1"]
     refused = lab(*words, folder=tmp_path)

@@ -21,6 +21,10 @@ NEEDS = {
         f"aggregator={name}": ("federation.root=20",)
         for name in ("err", "fltrust", "lfr", "lfr_err", "zeno")
     },
+    **{
+        f"attack={name}": ("federation.knows=defense",)
+        for name in ("adaptive", "agr_tailored", "fang_krum", "opt_alie", "opt_ipm")
+    },
     # An algorithm's clients and its server come together.
     **{
         f"{side}={name}": (f"{other}={name}",)
@@ -29,6 +33,11 @@ NEEDS = {
     },
     **{f"local={name}": ("server=body",) for name in ("fedper", "fedrep")},
     "server=body": ("local=fedper",),
+    # Triggers need room, groups need attributes, and some poisons a model to plan against.
+    "poison=dba": ("poison.size=3",),
+    "poison=rlr_plus": ("poison.margin=1",),
+    **{f"poison={name}": ("data=adult",) for name in ("group_flip", "under_sampling")},
+    "poison=feature_collision": ("model=mlp",),
 }
 ELSEWHERE = ("internet", "download")
 """Words by which a data set says that it is not on this machine."""
@@ -72,7 +81,7 @@ def test_every_yaml_survives_a_round(choice, tmp_path, own_file, own_table, monk
         extra += ["data=file", f"data.path={own_file}"]
     if choice in ("cohort=trace", "devices=table"):
         extra += [f"{choice.partition('=')[0]}.path={own_table}"]
-    if choice.startswith("attack="):
+    if choice.startswith(("attack=", "poison=")):
         extra += ["federation.hostile=1"]
     if any(word in choice for word in ("fedper", "fedrep", "body")):
         extra += ["model=mlp"]  # a logistic model is nothing but a head
@@ -85,6 +94,8 @@ def test_every_yaml_survives_a_round(choice, tmp_path, own_file, own_table, monk
         raise
     assert result.summary["round"] == 1
     assert result.summary["test_loss"] is not None or result.summary["diverged"]
+    if choice.startswith("poison=") and choice not in ("poison=none", "poison=under_sampling"):
+        assert 0 <= result.summary["attack_success"] <= 1
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

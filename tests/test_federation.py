@@ -297,7 +297,8 @@ us = found(
     local=learning.sgd, cohort=partial(participation.uniform, fraction=50 / clients),
     devices=participation.untimed, pace=participation.everyone, compression=compression.dense,
     personal=learning.common,
-    privacy=privacy.none, attack=attacks.none, secagg=secagg.plain, aggregator=aggregators.mean,
+    privacy=privacy.none, attack=attacks.none, poison=attacks.unpoisoned,
+    secagg=secagg.plain, aggregator=aggregators.mean,
     server=learning.fedavg, engine=engines.local, watch={}, frame="federated", clients=clients,
     hostile=0, holdout=0.1, clip=None, every=1, compute=Compute(), key=Key(0))
 one, = play(us, Key(0), rounds=1)

@@ -263,6 +263,7 @@ def stopped_after(folder, rounds, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "save", save)
+        patch.setattr(sys.modules["dai_lab.experiment.simulate"], "PATIENCE", 0)
         with pytest.raises(KeyboardInterrupt):
             simulate(small(), folder, progress=False)
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from dai_lab.report import recomputed
+from dai_lab.report.study import BLOCK
 
 ROOT = Path(__file__).parent.parent / "experiments"
-STUDIES = sorted(readme.parent.name for readme in ROOT.glob("*/README.md"))
+STUDIES = sorted(kept.parent.name for kept in ROOT.glob("*/summary.parquet"))
+PLANNED = sorted({one.parent.name for one in ROOT.glob("*/README.md")} - set(STUDIES))
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -19,7 +21,15 @@ def test_the_table_in_the_readme_follows_from_the_summary(study):
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_keeps_its_grid_its_published_numbers_and_its_figures(study):
     kept = {path.name for path in (ROOT / study).iterdir()}
-    assert {"grid.yaml", "published.csv", "summary.parquet", "curves.svg"} <= kept
+    assert {"grid.yaml", "published.csv", "summary.parquet"} <= kept
+    assert {"curves.svg", "heat-final.svg"} & kept
+
+
+@pytest.mark.parametrize("study", PLANNED)
+def test_a_study_that_is_only_planned_shows_no_number(study):
+    places = BLOCK.findall((ROOT / study / "README.md").read_text())
+    assert places and not any(body for _, _, _, body, _ in places)
+    assert (ROOT / study / "grid.yaml").exists()
 
 
 def test_federated_averaging_reaches_what_it_must_and_two_class_clients_slow_it_down():

@@ -17,7 +17,7 @@ from dai_lab.aggregators.features import auror, signguard
 from dai_lab.aggregators.history import foolsgold, safeguard
 from dai_lab.aggregators.layers import lasa
 from dai_lab.aggregators.lengths import cge, monna
-from dai_lab.aggregators.mixing import arc, bucketing, clipping, nnm
+from dai_lab.aggregators.mixing import arc, bucketing, clipping, nnm, noisy
 from dai_lab.aggregators.prediction import fldetector
 from dai_lab.aggregators.selection import bulyan, krum, multi_krum
 from dai_lab.aggregators.spectra import caf, dnc
@@ -59,6 +59,7 @@ __all__ = [
     "multi_krum",
     "mva",
     "nnm",
+    "noisy",
     "phocas",
     "rlr",
     "safeguard",

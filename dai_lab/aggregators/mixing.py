@@ -8,6 +8,7 @@ that is not finite is passed on as it is, for the next rule to count it off and 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -152,6 +153,29 @@ def arc(visible: Visible, context: Context = ALONE, *, f: int = 1, then: Aggrega
     clipped = 2 * left * (len(norms) - left) // len(norms)
     limit = norms.sort(descending=True).values[clipped]
     return _clipped(visible, context, then, finite, norms, limit.expand_as(norms))
+
+
+def noisy(visible: Visible, context: Context = ALONE, *, std: float, then: Aggregator) -> Aggregate:
+    """Add Gaussian noise to what another rule makes of the rows; after clipping, weak privacy.
+
+    Args:
+        visible: What the server may see.
+        context: For what follows; noise is drawn from ``key``.
+        std: Standard deviation in each coordinate, 0 or more.
+        then: What aggregates the rows, and whose verdict it is.
+
+    Raises:
+        ValueError: ``std`` is negative or not finite.
+
+    Source:
+        Sun et al. 2019, arXiv:1911.07963, section 5 (norm clipping and weak differential
+        privacy against backdoors).
+    """
+    if not 0 <= std < math.inf:
+        raise ValueError(f"aggregator.std must be 0 or more, got {std}")
+    found = then(visible, context)
+    drawn = torch.randn(len(found.update), generator=(context.key / "noisy").stream())
+    return replace(found, update=found.update + (std * drawn).to(found.update))
 
 
 def _measured(visible: Visible) -> tuple[Visible, Int[Tensor, "m"], Float64[Tensor, "m"]]:

@@ -27,6 +27,7 @@ PROTOCOLS = {
     "cohort": "Cohort",
     "privacy": "Privacy",
     "attack": "Attack",
+    "poison": "Poison",
     "secagg": "SecureAggregation",
     "aggregator": "Aggregator",
     "server": "Server",

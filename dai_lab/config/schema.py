@@ -30,6 +30,17 @@ class Federation:
     clients: int = 20
     """0: as many as the partition finds in the data."""
     hostile: int = 0
+    who: str = "random"
+    """Which clients lie: ``random``, ``first``, or those who hold most (``largest``) or least
+    (``smallest``)."""
+    holds: str = "dealt"
+    """What liars hold: what they are dealt like everybody, or examples drawn from all that others
+    hold (``drawn``), while these share the data among themselves."""
+    knows: str = "rows"
+    """What liars know of what others send: nothing but their ``own``, the ``mean``, all ``rows``,
+    or all rows and the whole ``defense``."""
+    renew: int = 0
+    """Rounds after which liars poison their examples anew, against the model as it is; 0: once."""
     holdout: float = 0.1
     """Share of each client's own examples kept for judging it."""
     root: int = 0
@@ -78,6 +89,7 @@ class Experiment:
     pace: Part
     privacy: Part
     attack: Part
+    poison: Part
     compression: Part
     secagg: Part
     aggregator: Part
@@ -98,6 +110,13 @@ class Experiment:
 
 PARTS = tuple(one.name for one in fields(Experiment) if one.type == "Part" and one.name != "watch")
 """Groups of which every experiment has exactly one part."""
+
+CHOICES = {
+    "who": ("random", "first", "largest", "smallest"),
+    "holds": ("dealt", "drawn"),
+    "knows": ("own", "mean", "rows", "defense"),
+}
+"""Words that settings of the federation may have."""
 
 AIMS = ("test_accuracy", "client_accuracy", "personal_accuracy")
 """Accuracies that may have a target."""
@@ -134,6 +153,11 @@ def check(cfg: Mapping[str, Any]) -> None:
             us["clients"] >= 0,
         ),
         ("federation.hostile", us["hostile"], "0 or more", us["hostile"] >= 0),
+        ("federation.renew", us["renew"], "0 (once) or more rounds", us["renew"] >= 0),
+        *(
+            (f"federation.{knob}", us[knob], f"one of {', '.join(words)}", us[knob] in words)
+            for knob, words in CHOICES.items()
+        ),
         ("federation.holdout", us["holdout"], "in [0, 1)", 0 <= us["holdout"] < 1),
         ("federation.root", us["root"], "0 or more", us["root"] >= 0),
         (

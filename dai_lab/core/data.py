@@ -48,6 +48,20 @@ class Examples:
         moved = {name: column.to(device) for name, column in self.attributes.items()}
         return Examples(self.inputs.to(device), self.targets.to(device), moved)
 
+    def some(self, which: Int[Tensor, "_"]) -> Examples:
+        """Copy the examples at these places, in this order."""
+        columns = {name: column[which] for name, column in self.attributes.items()}
+        return Examples(self.inputs[which], self.targets[which], columns)
+
+    def followed_by(self, others: Examples) -> Examples:
+        """Append examples about which as much is known."""
+        columns = {
+            name: torch.cat([column, others.attributes[name]])
+            for name, column in self.attributes.items()
+        }
+        inputs, targets = (self.inputs, others.inputs), (self.targets, others.targets)
+        return Examples(torch.cat(inputs), torch.cat(targets), columns)
+
 
 @dataclass(frozen=True)
 class Dataset:

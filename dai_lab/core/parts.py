@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dai_lab.core.data import Dataset, Partition
+from dai_lab.core.data import Dataset, Examples, Partition
 from dai_lab.core.keys import Key
 from dai_lab.core.model import Rows, Vector
 from dai_lab.core.round import (
@@ -26,6 +26,7 @@ from dai_lab.core.round import (
     Updates,
     Visible,
 )
+from dai_lab.core.threat import Lies, Plot, Poisoned, Sight
 
 
 @runtime_checkable
@@ -75,10 +76,23 @@ class Privacy(Protocol):
 
 @runtime_checkable
 class Attack(Protocol):
-    """From the rows honest clients send to the rows hostile clients send."""
+    """From what hostile clients know to what they send."""
 
-    def __call__(self, honest: Rows, *, own: Rows, key: Key) -> Rows:
-        """Return a row for each of ``own``, the rows the hostile would honestly send."""
+    def __call__(self, own: Rows, sight: Sight) -> Lies:
+        """Return a row for each of ``own``, the rows the hostile have computed."""
+
+
+@runtime_checkable
+class Poison(Protocol):
+    """From the examples hostile clients hold to those they train on."""
+
+    def __call__(self, held: Examples, plot: Plot) -> Poisoned:
+        """Return as many examples as came in, in their order; leave ``held`` as it is.
+
+        Called once with what all of the hostile hold, and once with the test set, to show what
+        the finished model should get wrong: examples that come back changed are counted by how
+        many of them are answered as the attacker wants.
+        """
 
 
 @runtime_checkable

@@ -88,11 +88,16 @@ def finite(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line and wait until the disk has it."""
+    """Add one line, which outlives this process; ``settle`` makes it outlive the machine."""
     with writing(path.parent), path.open("ab") as file:
         file.write(line(record).encode())
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def settle(*paths: Path) -> None:
+    """Wait until the disk has what was appended to files."""
+    for path in paths:
+        with writing(path.parent), path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def keep(path: Path, rounds: int) -> list[dict[str, Any]]:

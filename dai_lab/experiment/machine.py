@@ -47,6 +47,28 @@ def computer(asked: Mapping[str, Any], recorded: Mapping[str, Any]) -> Compute:
     )
 
 
+def keep_memory() -> None:
+    """Let the C library keep what is freed: a round's rows are as many as the last round's.
+
+    Blocks above some size are otherwise given back to the system, which clears every page when
+    they are asked for again: a sixth of a step of distributed SGD with 25 clients of 159,010
+    parameters. Elsewhere than with glibc nothing happens.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        tune = ctypes.CDLL(None).mallopt
+        for knob in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            tune(knob, KEPT)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""What glibc's malloc.h calls by these names."""
+
+KEPT = 2**30
+"""Bytes of free memory above which some is given back."""
+
+
 @contextlib.contextmanager
 def one_setting_of_threads() -> Iterator[None]:
     """Give torch's and BLAS's threads back to whoever called, such as a notebook."""

@@ -7,6 +7,7 @@ import itertools
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from dai_lab.config import build, build_named, check, digest
 from dai_lab.experiment import files
 from dai_lab.experiment.environment import environment
-from dai_lab.experiment.machine import bar_of, computer, one_setting_of_threads
+from dai_lab.experiment.machine import bar_of, computer, keep_memory, one_setting_of_threads
 
 if TYPE_CHECKING:
     from dai_lab.core import State
@@ -34,6 +35,7 @@ BUILT = (
     "pace",
     "privacy",
     "attack",
+    "poison",
     "compression",
     "secagg",
     "aggregator",
@@ -43,8 +45,9 @@ BUILT = (
 )
 
 
-BYTES_A_ROUND = 8_000_000
-"""A larger checkpoint is not written every round, so that no more than this is on average."""
+PATIENCE = 20
+"""The next checkpoint waits this many times as long as the last took to write, so that at most
+a twentieth of a run is spent on them. When they are written changes nothing that is computed."""
 
 FOUNDING = threading.Lock()
 """First weights are drawn from torch's only global generator, one federation at a time."""
@@ -141,6 +144,7 @@ def run(
     state, done = files.restore(checkpoint) if checkpoint.exists() else (None, 0)
     before = files.read(about) if about.exists() else {}
     compute = computer(settings["compute"], before.get("compute", {}) if done else {})
+    keep_memory()
     key, rounds = Key(settings["seed"]), settings["rounds"]
     with FOUNDING:
         parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}
@@ -156,8 +160,9 @@ def run(
             key=key,
         )
     tracker = build(settings["tracker"], at="tracker")
-    records = files.keep(place / "records.jsonl", done)
-    files.keep(place / "timings.jsonl", done)
+    lines, timings, due = place / "records.jsonl", place / "timings.jsonl", 0.0
+    records = files.keep(lines, done)
+    files.keep(timings, done)
     bar = stack.enter_context(bar_of(settings["name"], total=rounds, done=done, shown=progress))
     if state is not None:
         state = moved(state, compute.device)
@@ -181,12 +186,15 @@ def run(
     for one in itertools.chain(first, played):
         done += 1
         record = files.finite(one.record)
-        files.append(place / "records.jsonl", record)
-        files.append(place / "timings.jsonl", {"round": done, **one.seconds})
+        files.append(lines, record)
+        files.append(timings, {"round": done, **one.seconds})
         sane = sound(one.state)
-        # Rounds after the last checkpoint are played again: a large one may be rare.
-        if done == rounds or not sane or done % math.ceil(one.state.nbytes / BYTES_A_ROUND) == 0:
+        # Rounds after the last checkpoint are played again: a costly one may be rare.
+        if done == rounds or not sane or time.perf_counter() >= due:
+            began = time.perf_counter()
+            files.settle(lines, timings)  # a checkpoint is of rounds that are recorded
             files.save(checkpoint, one.state, done)
+            due = time.perf_counter() + PATIENCE * (time.perf_counter() - began)
         records.append(record)
         track(record)
         bar(record)

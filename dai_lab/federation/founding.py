@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dai_lab.attacks import unpoisoned
 from dai_lab.core import (
     Aggregator,
     Attack,
@@ -24,6 +25,7 @@ from dai_lab.core import (
     Pace,
     Partitioner,
     Personal,
+    Poison,
     Privacy,
     Profiles,
     SecureAggregation,
@@ -55,6 +57,7 @@ class Federation:
     pace: Pace
     privacy: Privacy
     attack: Attack
+    poison: Poison
     compression: Compression
     secagg: SecureAggregation
     aggregator: Aggregator
@@ -69,6 +72,17 @@ class Federation:
     frame: str = "federated"
     hostile: tuple[int, ...] = ()
     """Clients that lie."""
+    knows: str = "rows"
+    """What liars know of what the others send: nothing but their own, the mean, every row, or
+    every row and the whole defense."""
+    renew: int = 0
+    """Rounds after which liars poison their examples anew; 0 is once, before the first."""
+    clean: Task | None = None
+    """What everybody held before liars poisoned what they hold; ``None`` if they did not."""
+    spoiled: Mapping[int, int] = field(default_factory=dict)
+    """How many examples each liar changed."""
+    probe: Examples | None = None
+    """Examples as liars want them judged."""
     clip: float | None = None
     every: int = 1
     compute: Compute = field(default_factory=Compute)
@@ -80,6 +94,17 @@ class Federation:
             raise ValueError(f"evaluation.every must be at least 1, got {self.every}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"federation.clip must be above 0 or null, got {self.clip}")
+        if self.knows not in ("own", "mean", "rows", "defense"):
+            raise ValueError(
+                f"federation.knows must be own, mean, rows or defense, got {self.knows!r}"
+            )
+        if self.renew < 0:
+            raise ValueError(f"federation.renew must be 0 (once) or more rounds, got {self.renew}")
+
+    @property
+    def poisons(self) -> bool:
+        """Whether there is a poison, used or only measured."""
+        return getattr(self.poison, "func", self.poison) is not unpoisoned
 
 
 def found(
@@ -93,6 +118,7 @@ def found(
     pace: Pace,
     privacy: Privacy,
     attack: Attack,
+    poison: Poison,
     compression: Compression,
     secagg: SecureAggregation,
     aggregator: Aggregator,
@@ -109,6 +135,10 @@ def found(
     compute: Compute,
     key: Key,
     root: int = 0,
+    who: str = "random",
+    holds: str = "dealt",
+    knows: str = "rows",
+    renew: int = 0,
 ) -> Federation:
     """Load the data, deal it, draw the first model, and put the parts in their places.
 
@@ -120,14 +150,20 @@ def found(
     Raises:
         ValueError: A knob is out of range; the message names it.
     """
-    dealt = partition(data(), clients=clients, key=key / "partition")
-    held_by = len(dealt.shards)
+    if holds not in ("dealt", "drawn"):
+        raise ValueError(f"federation.holds must be dealt or drawn, got {holds!r}")
+    # Who comes from outside was dealt nothing; without a federation, nobody does.
+    outside = hostile if holds == "drawn" else 0
+    dealt = partition(data(), clients=max(clients - outside, 0), key=key / "partition")
+    outside *= frame == "federated"
+    held_by = len(dealt.shards) + outside
     if not 0 <= hostile < held_by:
         raise ValueError(f"federation.hostile must be in 0..{held_by - 1}, got {hostile}")
-    # Drawn, because a partition may give the first clients the cleanest or the oldest data.
-    drawn = torch.randperm(held_by, generator=(key / "hostile").stream())[:hostile]
     kept, held_out = split(dealt.shards, holdout=holdout, key=key / "holdout")
     kept, own = _apart(kept, root, key / "root")
+    liars = _hostile(who, hostile, held_by, None if outside else kept.sizes, key / "hostile")
+    if outside:
+        kept, held_out = _joined(kept, held_out, liars, key / "drawn")
     dataset = dealt.data.to(compute.device)
     network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
     network = replace(network, initial=network.initial.to(compute.device))
@@ -144,6 +180,7 @@ def found(
         pace=pace,
         privacy=privacy,
         attack=attack,
+        poison=poison,
         compression=compression,
         secagg=secagg,
         aggregator=aggregator,
@@ -154,12 +191,53 @@ def found(
         work=work,
         watch=watch,
         frame=frame,
-        hostile=tuple(drawn.sort().values.tolist()) if frame == "federated" else (),
+        hostile=liars if frame == "federated" else (),
+        knows=knows,
+        renew=renew,
         clip=clip,
         every=every,
         compute=compute,
     )
     return us
+
+
+def _hostile(
+    who: str, hostile: int, clients: int, sizes: Int[Tensor, "clients"] | None, key: Key
+) -> tuple[int, ...]:
+    """Say which clients lie, in ascending order."""
+    if who not in ("random", "first", "largest", "smallest"):
+        raise ValueError(f"federation.who must be random, first, largest or smallest, got {who!r}")
+    if who == "first":
+        return tuple(range(hostile))
+    if who == "random":
+        # Drawn, because a partition may give the first clients the cleanest or the oldest data.
+        drawn = torch.randperm(clients, generator=key.stream())[:hostile]
+    elif sizes is None:
+        raise ValueError(f"federation.who={who} needs federation.holds=dealt")
+    else:
+        drawn = sizes.argsort(descending=who == "largest", stable=True)[:hostile]
+    return tuple(drawn.sort().values.tolist())
+
+
+def _joined(
+    kept: Shards, held_out: Shards, liars: tuple[int, ...], key: Key
+) -> tuple[Shards, Shards]:
+    """Add liars who hold as much as others do on average, drawn from what all of them train on.
+
+    They hold back nothing: what they would be judged on, others train on.
+    """
+    everything, size = kept.indices, round(len(kept.indices) / len(kept))
+    training, apart = iter([kept[at] for at in range(len(kept))]), iter(range(len(held_out)))
+    lists, backs = [], []
+    for client in range(len(kept) + len(liars)):
+        if client in liars:
+            stream = (key / client).stream()
+            lists.append(everything[torch.randperm(len(everything), generator=stream)[:size]])
+            backs.append(everything[:0])
+        else:
+            lists.append(next(training))
+            backs.append(held_out[next(apart)])
+    return Shards.of(lists), Shards.of(backs)
 
 
 def _apart(shards: Shards, root: int, key: Key) -> tuple[Shards, Int[Tensor, "_"]]:

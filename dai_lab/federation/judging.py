@@ -35,6 +35,9 @@ def judge(us: Federation, state: State, key: Key) -> dict[str, float]:
         outputs = torch.cat(parts) if parts else None
     else:
         record = _score(us, predict(model, state.params, test.inputs), test.targets)
+        if us.probe is not None and len(us.probe):
+            shown = predict(model, state.params, us.probe.inputs)
+            record["attack_success"] = accuracy(correct(shown, us.probe.targets))
         outputs = predict(model, state.params, data.inputs[held.indices])
     if outputs is None or not len(outputs) or not us.classes:
         return record

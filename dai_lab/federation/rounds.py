@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from dai_lab.core import Key, Shards, State, Training, Updates
+from dai_lab.core import Key, Shards, State, Task, Training, Updates
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
+from dai_lab.federation.hostile import poisoned
 from dai_lab.federation.judging import judge
 from dai_lab.federation.stages import learn, mean, together
 from dai_lab.federation.verdicts import with_server
@@ -44,14 +46,17 @@ def play(
         name: state.memory.get(f"federation/{name}", torch.zeros((), dtype=kind)).item()
         for name, kind in TOTALS.items()
     }
-    pooled = us.frame == "centralized"
-    task = replace(us.task, shards=Shards.of([us.task.shards.indices])) if pooled else us.task
-    if len(us.root) and us.frame == "federated":
-        task = replace(task, shards=with_server(us))
-    with us.engine(us.local, task, compute=us.compute) as train:
+    with ExitStack() as stack:
+        train: Training | None = None
         for number in range(done + 1, rounds + 1):
-            clock = Clock()
-            here = key / "round" / number
+            clock, here = Clock(), key / "round" / number
+            anew = bool(us.renew) and (number - 1) % us.renew == 0
+            if train is None or anew:
+                with clock("poison"):
+                    us, state = _corrupted(us, state, number, key, again=not anew)
+                stack.close()
+                engine = us.engine(us.local, _task(us), compute=us.compute)
+                train = stack.enter_context(engine)
             state, record = stage(us, train, state, number, here, clock)
             for name in spent:
                 spent[name] += record.pop(name)
@@ -68,6 +73,30 @@ def play(
                 if number % us.every == 0 or number == rounds:
                     record |= judge(us, state, here / "judge")
             yield Played({"round": number, **record, **totals}, state, clock.seconds)
+
+
+def _corrupted(
+    us: Federation, state: State, number: int, key: Key, *, again: bool
+) -> tuple[Federation, State]:
+    """Let hostile clients, if there are any, do to their examples what they do in this round."""
+    if us.frame != "federated":
+        return us, state
+    if us.renew:
+        first = number - (number - 1) % us.renew
+        return poisoned(us, state, key / "poison" / first, again=again)
+    # Done once, it is done with the first model, also by a run that goes on from a later one.
+    begun = replace(state, params=us.task.model.initial)
+    us, after = poisoned(us, begun, key / "poison", again=False)
+    return us, replace(after, params=state.params)
+
+
+def _task(us: Federation) -> Task:
+    """Say who holds what in this frame."""
+    if us.frame == "centralized":
+        return replace(us.task, shards=Shards.of([us.task.shards.indices]))
+    if len(us.root) and us.frame == "federated":
+        return replace(us.task, shards=with_server(us))
+    return us.task
 
 
 def _pooled(

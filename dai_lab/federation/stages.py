@@ -14,6 +14,7 @@ from torch import Tensor
 from dai_lab.core import Key, Rows, State, TooFew, Trace, Training, Updates
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
+from dai_lab.federation.hostile import Told, told
 from dai_lab.federation.verdicts import known, verdict
 from dai_lab.privacy import clip
 
@@ -131,20 +132,20 @@ def _carried_out(
     """Play a round whose cohort is known."""
     spent: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0, "flops": 0.0}
     liars: tuple[int, ...] = tuple(client for client in cohort if client in us.hostile)
-    changed = 0
+    meant: Told | None = None
     learned: Mapping[str, Tensor] = {}
     mail = _flying(state)
     if cohort:
         with clock("train"):
             updates = train(state, state.params, cohort, key=key / "local", round=number)
         with clock("protect"):
-            rows, changed = _told(us, updates.rows, cohort, key)
+            meant = told(us, updates.rows, updates.weights.cpu(), cohort, state, number, key)
             shapes = us.task.model.shapes
             sent = us.compression(
-                rows, clients=cohort, state=state, shapes=shapes, key=key / "compression"
+                meant.rows, clients=cohort, state=state, shapes=shapes, key=key / "compression"
             )
         learned = {**updates.learned, **sent.learned}
-        state = state.remember(updates.memory)
+        state = state.remember({**updates.memory, **meant.memory})
         up = min(sent.bytes / len(cohort), math.inf if updates.up is None else float(updates.up))
         width = updates.rows.shape[1] * updates.rows.itemsize
         down = width if updates.down is None else updates.down
@@ -168,7 +169,8 @@ def _carried_out(
     if stay:
         for name, memories in learned.items():
             who = [cohort[at] for at in stay]
-            state = state.remember(state.keep(name, who, memories[stay]))
+            rows = memories if len(stay) == len(cohort) else memories[stay]
+            state = state.remember(state.keep(name, who, rows))
     if us.profiles is not None:
         counts = {**counts, "dropped": counts["dropped"] + late}
     mail = mail.some(pace.taken)
@@ -193,10 +195,11 @@ def _carried_out(
         **counts,
         "arrived": len(mail.clients),
         "hostile": int(lying.sum()),
-        "rows_changed": changed,
+        "rows_changed": meant.changed if meant else 0,
         "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
         "visible_rows": visible.count,
         **verdict(visible, found, us.hostile),
+        **({f"attack/{name}": one for name, one in meant.record.items()} if meant else {}),
         "train_loss": mean(mail.losses, mail.weights * ~lying),
         "update_norm": float(found.update.norm()),
         **spent,
@@ -213,20 +216,6 @@ def _carried_out(
                 noted = watcher(trace)
                 record |= {f"{name}/{entry}": value for entry, value in noted.items()}
     return after, record
-
-
-def _told(us: Federation, rows: Rows, cohort: Sequence[int], key: Key) -> tuple[Rows, int]:
-    """Return what clients mean to send, honest or not, and how many rows a lie changed."""
-    lying = torch.tensor([client in us.hostile for client in cohort])
-    if not bool(lying.any()):
-        return us.privacy(rows, key=key / "privacy"), 0
-    honest = us.privacy(rows[~lying], key=key / "privacy")
-    own = us.privacy(rows[lying], key=key / "privacy" / "hostile")
-    lies = us.attack(honest, own=own, key=key / "attack")
-    same = torch.isclose(lies, own, rtol=0, atol=0, equal_nan=True)
-    told = torch.empty_like(rows)
-    told[lying], told[~lying] = lies, honest
-    return told, int((~same).any(dim=1).sum())
 
 
 def learn(state: State, cohort: Sequence[int], updates: Updates) -> State:

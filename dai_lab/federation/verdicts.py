@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dai_lab.core import Aggregate, Context, Key, Rows, Shards, State, Training, Vector, Visible
@@ -44,9 +44,18 @@ def known(
             trained.append((found.rows[0], us.work * float(found.looks.sum())))
         return trained[0][0]
 
+    context = Context(key, state, us.task.model, root, judge_on(us, us.root))
+    return context, lambda: sum(spent for _, spent in trained)
+
+
+def judge_on(
+    us: Federation, examples: Int[Tensor, "_"]
+) -> Callable[[Rows], tuple[Float[Tensor, "_"], Float[Tensor, "_"]]]:
+    """Return a way to find models' losses and error rates on some training examples."""
+
     def judge(params: Rows) -> tuple[Float[Tensor, "_"], Float[Tensor, "_"]]:
         model, data = us.task.model, us.task.data
-        inputs, targets = data.inputs[us.root], data.targets[us.root]
+        inputs, targets = data.inputs[examples], data.targets[examples]
         outputs = [predict(model, one, inputs) for one in params]
         losses = [mean_loss(model.loss(one, targets)) for one in outputs]
         errors = losses
@@ -54,8 +63,7 @@ def known(
             errors = [1 - accuracy(correct(one, targets)) for one in outputs]
         return params.new_tensor(losses), params.new_tensor(errors)
 
-    context = Context(key, state, us.task.model, root, judge)
-    return context, lambda: sum(spent for _, spent in trained)
+    return judge
 
 
 def verdict(visible: Visible, found: Aggregate, hostile: Collection[int]) -> dict[str, Any]:

@@ -300,9 +300,30 @@ def gradients_at_one_point(
     Returns:
         Gradients ``[clients, *shape]`` and losses ``[clients, B]``.
     """
+    into = [block.new_zeros((len(inputs), *block.shape[1:])) for block in blocks]
+    losses = add_gradients_at_one_point(
+        chain, blocks, into, inputs, targets, share, alpha=1.0, beta=0.0
+    )
+    return into, losses
+
+
+def add_gradients_at_one_point(
+    chain: Chain,
+    blocks: Blocks,
+    into: Blocks,
+    inputs: Tensor,
+    targets: Tensor,
+    share: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+) -> Tensor:
+    """Set ``into = beta * into + alpha * gradient`` and return losses ``[clients, B]``.
+
+    As ``gradients_at_one_point``, with ``into`` ``[clients, *shape]`` perhaps parts of rows.
+    """
     clients = len(inputs)
-    into = [block.new_zeros((clients, *block.shape[1:])) for block in blocks]
     logits, kept = _forward(chain, blocks, inputs.flatten(0, 1))
     losses, slope = _at_logits(logits, targets.flatten(), share.flatten())
-    _backward(chain, blocks, into, kept, slope, alpha=1.0, beta=0.0, clients=clients)
-    return into, losses.view(clients, -1)
+    _backward(chain, blocks, into, kept, slope, alpha=alpha, beta=beta, clients=clients)
+    return losses.view(clients, -1)

@@ -80,7 +80,10 @@ def distributed_sgd(
         )
         for client in cohort
     ]
-    slopes = start.new_zeros((len(cohort), task.model.params))
+    share_of_new, slopes = 1 - rule.momentum, start.new_zeros((len(cohort), task.model.params))
+    if rule.momentum:
+        nothing = start.new_zeros(task.model.params)
+        slopes = state.recall("clients/momentum", cohort, nothing).mul_(rule.momentum)
     losses = torch.zeros(len(cohort))
     largest = max((len(plan.order) for plan in plans), default=0)
     per_pass = max(1, EXAMPLES_A_PASS // max(largest, 1))
@@ -94,17 +97,22 @@ def distributed_sgd(
         share = share_of(counts[:, 0], examples.shape[2]).to(inputs.device)
         blocks = method.load(start.unsqueeze(0) if start.dim() == 1 else start[members])
         with drawing(method, key, cohort[members[0]], start.device):
-            found, seen = method.slopes_at_one_point(blocks, inputs, targets, share)
-        if rule.clip is not None:
-            found = clipped(found, rule.clip)
-        slopes[members] = method.unload(found)
+            in_order = members == [*range(members[0], members[-1] + 1)]
+            if rule.clip is None and in_order and method.chain is not None:
+                # Rows are large: each is written once, by the products that make it.
+                into = slopes[members[0] : members[-1] + 1]
+                seen = method.add_slopes_at_one_point(
+                    blocks, inputs, targets, share, into=into, factor=share_of_new
+                )
+            else:
+                found, seen = method.slopes_at_one_point(blocks, inputs, targets, share)
+                if rule.clip is not None:
+                    found = clipped(found, rule.clip)
+                slopes[members] += share_of_new * method.unload(found)
         losses[members] = (seen * share).sum(1).float().cpu()
-    holds = torch.tensor([bool(plan.lengths) for plan in plans]).to(start).unsqueeze(1)
-    slopes += rule.weight_decay * holds * start
+    if rule.weight_decay:
+        holds = torch.tensor([bool(plan.lengths) for plan in plans]).to(start).unsqueeze(1)
+        slopes.add_(holds * start, alpha=share_of_new * rule.weight_decay)
     looks = torch.tensor([float(len(plan.order)) for plan in plans])
-    learned: Mapping[str, Tensor] = {}
-    if rule.momentum:
-        before = state.recall("clients/momentum", cohort, slopes.new_zeros(task.model.params))
-        slopes = rule.momentum * before + (1 - rule.momentum) * slopes
-        learned = {"clients/momentum": slopes}
+    learned: Mapping[str, Tensor] = {"clients/momentum": slopes} if rule.momentum else {}
     return Updates(-rule.rate * slopes, held_by(task, cohort), losses, looks, learned)

@@ -108,6 +108,32 @@ class Method:
         with _products_in(self.compute):
             return _one_by_one(self.model, shared, inputs, targets, share)
 
+    def add_slopes_at_one_point(
+        self,
+        blocks: Blocks,
+        inputs: Tensor,
+        targets: Tensor,
+        share: Tensor,
+        *,
+        into: Tensor,
+        factor: float,
+    ) -> Tensor:
+        """Add ``factor`` times every client's gradient to its row; return losses ``[clients, B]``.
+
+        Args:
+            blocks: The shared parameters, G = 1.
+            inputs: Batches ``[clients, B, *S]``.
+            targets: Classes ``[clients, B]``.
+            share: What each example counts for in its client's mean ``[clients, B]``.
+            into: Rows ``[clients, params]``, changed in place.
+            factor: What a gradient counts for.
+        """
+        assert self.chain is not None
+        views = list(self.model.views(into).values())
+        return chains.add_gradients_at_one_point(
+            self.chain, blocks, views, inputs, targets, share, alpha=factor, beta=1.0
+        )
+
 
 def _products_in(compute: Compute) -> AbstractContextManager[None]:
     """Let products and convolutions be computed in the precision asked for."""

@@ -22,6 +22,7 @@ from dai_lab.metrics.utility import (
     seconds_to,
     spread,
 )
+from dai_lab.metrics.worst import worst
 
 __all__ = [
     "Estimate",
@@ -44,4 +45,5 @@ __all__ = [
     "seconds_to",
     "spread",
     "stratified",
+    "worst",
 ]

@@ -3,6 +3,7 @@
 from dai_lab.report.commands import command
 from dai_lab.report.figures import curves, finals
 from dai_lab.report.groups import Group, grouped
+from dai_lab.report.heat import draw_heat
 from dai_lab.report.planes import draw_rows
 from dai_lab.report.ranking import costs, ranking, standing
 from dai_lab.report.runs import Run, read, runs
@@ -19,6 +20,7 @@ __all__ = [
     "command",
     "costs",
     "curves",
+    "draw_heat",
     "draw_rows",
     "expenses",
     "finals",

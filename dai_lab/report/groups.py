@@ -29,6 +29,8 @@ class Group:
     """Where a method was tried, if the runs were named ``<study>,<world>,<algorithm>``."""
     algorithm: str = ""
     """Which method that was, with the settings that tell it from others of this name."""
+    attack: str = ""
+    """What it was tried against, if runs were named ``<study>,<world>,<attack>,<algorithm>``."""
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -47,14 +49,14 @@ def grouped(found: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """Put finished runs that differ only by seed together, in the order of what varies.
 
     A seed that was run twice counts once: otherwise a copied folder would narrow the interval.
-    Runs that were all named ``<study>,<world>,<algorithm>`` go by these words, and by settings
-    only where those of one name differ.
+    Runs that were all named ``<study>,<world>,<algorithm>``, or with an attack before the
+    algorithm, go by these words, and by settings only where those of one name differ.
 
     Returns:
         The groups, and a note for every run that was left out as a repetition.
     """
     whole = [run for run in found if run.problem is None]
-    by_name = bool(whole) and all(len(_words(run)) == 3 for run in whole)
+    by_name = {len(_words(run)) for run in whole} in ({3}, {4})
     sorts: dict[str, dict[str, Any]] = {}
     words: dict[str, tuple[str, ...]] = {}
     members: dict[str, dict[str, Run]] = {}
@@ -108,15 +110,17 @@ def _named(
     everything: Sequence[tuple[tuple[str, ...], dict[str, Any], tuple[Run, ...]]],
 ) -> list[Group]:
     """Label groups by the words of their names, without those that all of them share."""
-    telling = [len({words[place] for words, _, _ in everything}) > 1 for place in (0, 1)]
+    before = range(len(everything[0][0]) - 1)
+    telling = [len({words[place] for words, _, _ in everything}) > 1 for place in before]
     groups = []
     for words, knobs, runs in everything:
         alike = [other for said, other, _ in everything if said == words]
         turned = f", {_labels(alike)[alike.index(knobs)]}" if len(alike) > 1 else ""
-        algorithm = f"{words[2]}{turned}"
+        algorithm = f"{words[-1]}{turned}"
         shown = [word for word, tells in zip(words, telling, strict=False) if tells]
         label = ", ".join([*shown, algorithm])
-        groups.append(Group(label, runs, knobs, world=words[1], algorithm=algorithm))
+        attack = words[2] if len(words) == 4 else ""
+        groups.append(Group(label, runs, knobs, words[1], algorithm, attack))
     return groups
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
 
@@ -61,6 +61,11 @@ def standing(trials: Sequence[Trial], metric: str = "test_accuracy") -> Standing
     """
     if metric not in TITLES:
         raise ValueError(f"ranking: metric must be one of {', '.join(TITLES)}, got {metric}")
+    # Where methods meet attacks, each attack makes a world of its own.
+    trials = [
+        replace(one, world=f"{one.world}, {one.attack}", attack="") if one.attack else one
+        for one in trials
+    ]
     ends: dict[str, dict[str, NDArray[Any]]] = {}
     for trial in trials:
         name = reading(trial, metric)

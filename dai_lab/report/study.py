@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dai_lab.metrics import estimate, final, peak, rounds_to
+from dai_lab.report.attacks import paired, poisoned, runtime, worst_case
 from dai_lab.report.figures import draw_curves, rendered
 from dai_lab.report.groups import Group, grouped
+from dai_lab.report.heat import draw_heat
 from dai_lab.report.ranking import costs, ranking, rows
 from dai_lab.report.runs import runs
 from dai_lab.report.trials import recalled, records, spread_out
@@ -22,12 +24,19 @@ if TYPE_CHECKING:
 else:
     DataFrame = Figure = Any
 
-BLOCK = re.compile(r"(<!-- (ours|ranking|cost):([^>]*)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- (ours|ranking|cost|worst|paired|poisoned|runtime):([^>]*)-->\n)(.*?)(<!-- end -->)",
+    re.DOTALL,
+)
 """Where a study's README keeps a table; what it is to show stands behind the colon."""
 
 OPTIONS = {
     "ranking": {"metric": "test_accuracy", "by": "world"},
     "cost": {"metric": "test_accuracy", "by": "world", "target": "", "of": "bytes"},
+    "worst": {"of": "final"},
+    "paired": {"against": "mean"},
+    "poisoned": {},
+    "runtime": {},
 }
 """What may stand behind the colon of a table of methods and worlds, and what it is if not."""
 
@@ -83,9 +92,12 @@ def publish(results: Path | str, study: Path | str) -> Path:
     - ``<!-- ranking: metric=test_accuracy by=world -->``: methods by worlds, with their mean rank;
       see :func:`dai_lab.report.ranking` for the metrics;
     - ``<!-- cost: target=0.8 of=bytes -->``: what it took to get there, also as
-      ``target=iid:0.9,skewed:0.7`` and of ``round``, ``flops`` or ``simulated_seconds``.
+      ``target=iid:0.9,skewed:0.7`` and of ``round``, ``flops`` or ``simulated_seconds``;
+    - ``<!-- worst: of=final -->`` (or ``peak``), ``<!-- paired: against=mean -->``,
+      ``<!-- poisoned: -->``, ``<!-- runtime: -->``: aggregators against attacks, where runs were
+      named ``<study>,<world>,<attack>,<aggregator>``; see ``dai_lab.report.attacks``.
 
-    The last two need runs that were named ``<study>,<world>,<algorithm>``.
+    Rankings and costs need runs that were named ``<study>,<world>,<algorithm>``.
 
     Args:
         results: Folder of its finished runs. Of a folder of many studies only the runs named
@@ -135,6 +147,17 @@ def _figures(groups: Sequence[Group], summary: DataFrame, text: str) -> dict[str
         ]
         return {"curves": both}
     trials = recalled(summary)
+    if "attack" in summary:
+        grounds = (False, True)
+        figures = {
+            f"heat-{of}": [draw_heat(trials, of=of, dark=dark) for dark in grounds]
+            for of in ("final", "peak")
+        }
+        if any(trial.has("attack_success") for trial in trials):
+            figures["heat-success"] = [
+                draw_heat(trials, metric="attack_success", dark=dark) for dark in grounds
+            ]
+        return figures
     found = [_options(one)["metric"] for one in BLOCK.finditer(text) if one.group(2) == "ranking"]
     figures = {}
     for metric in dict.fromkeys(["test_accuracy", *found]):
@@ -178,6 +201,9 @@ def _filled(found: re.Match[str], summary: DataFrame) -> str:
     start, kind, said, _, end = found.groups()
     if kind == "ours":
         body = tabulate(summary, [float(word) for word in said.split()])
+    elif kind in ("worst", "paired", "poisoned", "runtime"):
+        write = {"worst": worst_case, "paired": paired, "poisoned": poisoned, "runtime": runtime}
+        body = write[kind](recalled(summary), **_options(found))
     elif kind == "ranking":
         body = ranking(recalled(summary), _options(found)["metric"])
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isfinite, nan
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,7 +25,7 @@ Records: TypeAlias = Sequence[Mapping[str, Any]]
 POINTS = 100
 """Places at which a curve over a resource is estimated, at most."""
 
-ACCURACIES = ("test_accuracy", "client_accuracy", "personal_accuracy")
+ACCURACIES = ("test_accuracy", "client_accuracy", "personal_accuracy", "attack_success")
 COSTS = tuple(entry for one in RESOURCES.values() for entry in one.entries if entry != "round")
 
 
@@ -36,6 +36,10 @@ class Trial:
     algorithm: str
     world: str
     seeds: Mapping[int, Records]
+    attack: str = ""
+    """What it was tried against, where runs are named after that."""
+    seconds: Mapping[int, float] = field(default_factory=dict)
+    """How long each seed's run took, where that is known."""
 
     def has(self, entry: str) -> bool:
         """Tell whether some run knows a number of this name."""
@@ -51,6 +55,12 @@ def tried(groups: Sequence[Group]) -> list[Trial]:
             group.algorithm or group.label,
             group.world,
             {int(run.config.get("seed", at)): run.rounds for at, run in enumerate(group.runs)},
+            group.attack,
+            {
+                int(run.config.get("seed", at)): sum(run.seconds.values())
+                for at, run in enumerate(group.runs)
+                if run.timings
+            },
         )
         for group in groups
     ]
@@ -73,7 +83,12 @@ def spread_out(groups: Sequence[Group]) -> DataFrame:
                 for at, row in enumerate(run.rounds)
                 if at == last or any(name in row for name in ACCURACIES)
             ]
-            about = {"group": group.label, "world": group.world, "algorithm": group.algorithm}
+            about = {
+                "group": group.label,
+                "world": group.world,
+                "attack": group.attack,
+                "algorithm": group.algorithm,
+            }
             about = {name: said for name, said in about.items() if said}
             rows.append(
                 {
@@ -93,6 +108,7 @@ def spread_out(groups: Sequence[Group]) -> DataFrame:
                         if any(name in row for row in kept)
                     },
                     "megabytes_up": run.rounds[-1]["bytes_up"] / 1e6,
+                    **({"seconds": sum(run.seconds.values())} if group.attack else {}),
                 }
             )
     return DataFrame(rows)
@@ -125,13 +141,22 @@ def recalled(summary: DataFrame) -> list[Trial]:
             "name must be <study>,<world>,<algorithm> in every run of a ranking, got runs told "
             f"apart by settings only, such as {summary['group'].iloc[0]}"
         )
+    whole = summary.assign(attack=summary.get("attack", ""), seconds=summary.get("seconds", nan))
     return [
         Trial(
             str(algorithm),
             str(world),
             {int(row["seed"]): records(row) for row in part.to_dict("records")},
+            str(attack),
+            {
+                int(seed): float(one)
+                for seed, one in zip(part["seed"], part["seconds"], strict=True)
+                if isfinite(one)
+            },
         )
-        for (world, algorithm), part in summary.groupby(["world", "algorithm"], sort=False)
+        for (world, attack, algorithm), part in whole.groupby(
+            ["world", "attack", "algorithm"], sort=False
+        )
     ]
 
 

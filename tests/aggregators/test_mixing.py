@@ -25,6 +25,7 @@ from dai_lab.aggregators import (
     median,
     multi_krum,
     nnm,
+    noisy,
     phocas,
     trimmed_mean,
 )
@@ -358,6 +359,7 @@ def test_memories_records_and_the_input_stay_as_they_are(outer):
         (partial(nnm, f=-1, then=median), "aggregator.f must be at least 0, got -1"),
         (partial(clipping, norm=0.0, then=median), "aggregator.norm must be above 0, got 0.0"),
         (partial(clipping, norm=torch.nan, then=median), "aggregator.norm must be above 0"),
+        (partial(noisy, std=-1.0, then=median), "aggregator.std must be 0 or more, got -1.0"),
         (partial(bucketing, size=0, then=median), "aggregator.size must be at least 1, got 0"),
         (
             partial(bucketing, size=2, then=partial(krum, f=7)),
@@ -369,6 +371,17 @@ def test_what_cannot_be_combined_is_refused_in_one_line(call, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         call(see(cloud("gaussian", 0)))
     assert "\n" not in str(caught.value)
+
+
+def test_noise_is_as_large_as_said_and_drawn_from_the_key():
+    rows = torch.zeros(3, 100_000)
+    quiet, loud = (noisy(see(rows), then=median, std=std) for std in (0.0, 0.5))
+    assert not quiet.update.any()
+    assert float(loud.update.std()) == pytest.approx(0.5, rel=0.02)
+    assert torch.equal(loud.shares, quiet.shares)
+    other = noisy(see(rows), Context(Key(1)), then=median, std=0.5).update
+    assert not torch.equal(other, loud.update)
+    assert torch.equal(other, noisy(see(rows), Context(Key(1)), then=median, std=0.5).update)
 
 
 def test_a_rule_to_follow_is_chosen_on_the_command_line():

@@ -83,6 +83,10 @@ TABLE = {
     # Rows of length 3 become rows of length 1.
     "clipping": Rule("norm=1.0 then.f=2", least=5, shift=False, scale=None, agree=False,
                      plain="norm=inf then.f=0", bound="short", finds=False, off="then.f=0"),
+    # Around the clipped, which it follows here.
+    "noisy": Rule("std=0.01 then.norm=1.0 then.then.f=2", least=5, shift=False, scale=None,
+                  agree=False, plain="std=0 then.norm=inf then.then.f=0", bound=None, finds=False,
+                  off="std=0.01 then.then.f=0"),
     "geometric_median": Rule("", finds=False, off=""),
     # Its center starts at 0, and its radius has the unit of the rows.
     "centered_clipping": Rule("tau=1.0", shift=False, scale=None, agree=False, bound="short",
