@@ -105,6 +105,52 @@ def test_the_defense_an_attacker_runs_is_the_servers():
     assert seen["outcome"].kept.tolist() == kept
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "krum",
+        "geometric_median",
+        "centered_clipping",
+        "nnm aggregator.f=3 aggregator.then.f=3",
+        "bucketing aggregator@aggregator.then=centered_clipping",
+    ],
+)
+@pytest.mark.parametrize("who", ["first", "random"])
+def test_what_an_attacker_need_not_compare_again_changes_nothing(rule, who):
+    """Whether liars send one row, several, or no numbers, and wherever in the cohort they are."""
+    found = {}
+
+    def spy(own, sight):
+        tries = [-own, own[:1].neg().expand(len(own), -1), own.clone().fill_(torch.nan)]
+        found["quick"] = [sight.defense(one) for one in tries for _ in range(2)]
+        return Lies(-own)
+
+    def slow(visible, context):
+        return aggregator(replace(visible, compare=None), context)
+
+    words = ("federation.knows=defense", f"federation.who={who}", "federation.hostile=3")
+    quick = federation(*words, *f"aggregator={rule}".split(), attack=spy)
+    aggregator, sent = quick.aggregator, rows_of(quick, 0)
+    center = {"aggregator/center": torch.ones(quick.task.model.params)}
+    outcomes = []
+    for us in (quick, replace(quick, aggregator=slow)):
+        told(us, sent, torch.ones(8), range(8), State(sent[0], center), 1, KEY)
+        outcomes.append(found["quick"])
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one.update, other.update)
+        assert torch.equal(one.kept, other.kept)
+
+
+def test_an_attack_that_writes_into_honest_rows_is_refused():
+    def careless(own, sight):
+        sight.honest.zero_()
+        return Lies(-own)
+
+    us = federation("federation.who=first", attack=careless)
+    with pytest.raises(ValueError, match="attack writes into the rows it is shown"):
+        sent_by(us, rows_of(us, 0))
+
+
 def test_an_attacker_cannot_foresee_what_the_server_draws():
     """The bucketing that liars imagine is one of many, and not the one that comes."""
     seen = {}

@@ -88,7 +88,8 @@ def freqfed(visible: Visible, context: Context = ALONE) -> Aggregate:
     """
     need("freqfed", visible, visible.count)
     # The transform is linear: mixtures of rows are mixtures of frequencies.
-    low = replace(visible, base=low_frequencies(visible.base), gram=None, distances=None)
+    low = replace(visible, base=low_frequencies(visible.base))
+    low = replace(low, gram=None, distances=None, compare=None)
     seen = look(low, products=True)
     need("freqfed", visible, seen.count)
     origin = seen.inner.new_zeros(len(seen.inner))

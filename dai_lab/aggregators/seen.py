@@ -44,8 +44,7 @@ class Seen:
     @cached_property
     def gram(self) -> Gram:
         """Inner products of the base and what is beside it: a pass over all rows, taken once."""
-        known = None if self.beside else self.visible.gram
-        return known or kernels.gram(self.visible.base, self.beside)
+        return _products(self.visible, self.beside)
 
     @cached_property
     def inner(self) -> Float64[Tensor, "basis basis"]:
@@ -126,9 +125,9 @@ def look(visible: Visible, beside: Sequence[Vector] = (), *, products: bool = Fa
     products = products or bool(beside)
     mix = visible.mix
     even = mix is None or bool(((mix.sum(1) - 1).abs() < 1e-12).all())
-    if products or not even or (visible.gram is not None and visible.distances is None):
-        found = None if beside else visible.gram
-        found = kernels.gram(visible.base, tuple(beside)) if found is None else found
+    easy = visible.gram is not None or visible.compare is not None
+    if products or not even or (easy and visible.distances is None):
+        found = _products(visible, beside)
         good = found.inner.diagonal()[: len(visible.base)].isfinite()
         visible = visible if beside else replace(visible, gram=found)
     else:
@@ -145,6 +144,16 @@ def look(visible: Visible, beside: Sequence[Vector] = (), *, products: bool = Fa
     if found is not None:
         seen.__dict__["gram"] = found
     return seen
+
+
+def _products(visible: Visible, beside: Sequence[Vector]) -> Gram:
+    """Take the inner products of the base and what is beside it, as far as they are not known."""
+    known, base = visible.gram, visible.base
+    if known is None and visible.compare is not None:
+        known = visible.compare()
+    if known is None:
+        return kernels.gram(base, tuple(beside))
+    return kernels.beside(known, base, beside) if beside else known
 
 
 def some(visible: Visible) -> None:

@@ -50,6 +50,8 @@ class Visible:
     """Inner products of ``base``, where they are known already."""
     distances: Float64[Tensor, "base base"] | None = None
     """Squared distances of ``base``, where they are known already."""
+    compare: Callable[[], Gram] | None = None
+    """Takes inner products of ``base``, where most of them were taken before."""
 
     def __post_init__(self) -> None:
         if not self.count == len(self.members) == len(self.weights):

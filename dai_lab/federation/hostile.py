@@ -12,10 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dai_lab.aggregators import kernels
 from dai_lab.attacks import none as behave
 from dai_lab.core import (
     Context,
     Examples,
+    Gram,
     Key,
     Lies,
     Outcome,
@@ -142,9 +144,9 @@ def told(
     if not len(lying):
         return Told(us.privacy(rows, key=key / "privacy"))
     liars = [client for client in cohort if client in us.hostile]
-    computed = rows[straight]
+    computed, before = _some(rows, straight), rows._version
     honest = us.privacy(computed, key=key / "privacy")
-    own = us.privacy(rows[lying], key=key / "privacy" / "hostile")
+    own = us.privacy(_some(rows, lying), key=key / "privacy" / "hostile")
     spoiled = torch.tensor([us.spoiled.get(client, 0) > 0 for client in liars])
 
     def train(
@@ -170,8 +172,9 @@ def told(
     def clean() -> Rows:
         return us.privacy(train(clean=True), key=key / "privacy" / "hostile")
 
-    mean = honest.mean(dim=0, keepdim=True) if len(honest) else honest
-    seen = {"own": own, "mean": mean}.get(us.knows, honest)
+    seen = own if us.knows == "own" else honest
+    if us.knows == "mean" and len(honest):
+        seen = honest.mean(dim=0, keepdim=True)
     others = tuple(client for client in cohort if client not in us.hostile)
     heard = {"own": tuple(liars), "mean": ()}.get(us.knows, others)
     sight = Sight(
@@ -192,6 +195,8 @@ def told(
         )
         sight = replace(sight, defense=guess)
     lies = us.attack(own, sight)
+    if rows._version != before:
+        raise ValueError("attack writes into the rows it is shown: let it copy them first")
     count = _lied(lies, own, clean() if clean.cache_info().currsize else None, spoiled)
     attacks = getattr(us.attack, "func", us.attack) is not behave
     # Later, a model that is broken or perfect may leave nothing to change.
@@ -203,8 +208,8 @@ def told(
     memory = {**lies.memory, **({"federation/lied": torch.tensor(True)} if count else {})}
     sent = rows.clone()
     if honest is not computed:
-        sent.index_copy_(0, straight, honest)
-    sent.index_copy_(0, lying, lies.rows)
+        _put(sent, straight, honest)
+    _put(sent, lying, lies.rows)
     return Told(sent, count, memory, lies.record)
 
 
@@ -214,6 +219,24 @@ def _places(
     """Say where in a cohort those are who lie, and where the others."""
     lying = torch.tensor([client in hostile for client in cohort], device=device)
     return lying.nonzero().flatten(), (~lying).nonzero().flatten()
+
+
+def _some(rows: Rows, at: Int[Tensor, "_"]) -> Rows:
+    """Show some of the rows, uncopied where they follow each other."""
+    return rows[_run(at)]
+
+
+def _put(rows: Rows, at: Int[Tensor, "_"], others: Rows) -> None:
+    """Replace some of the rows."""
+    rows[_run(at)] = others
+
+
+def _run(at: Int[Tensor, "_"]) -> slice | Int[Tensor, "_"]:
+    """Say as a slice, if it is one, which rows are meant: indices are ten times as slow."""
+    if not len(at):
+        return at
+    first, last = int(at[0]), int(at[-1])
+    return slice(first, last + 1) if last - first == len(at) - 1 else at
 
 
 def _lied(lies: Lies, own: Rows, clean: Rows | None, spoiled: Bool[Tensor, "_"]) -> int:
@@ -248,7 +271,7 @@ def _imagined(
     the server's examples they have their own.
     """
     sent = honest.new_empty((len(cohort), honest.shape[1]))
-    sent.index_copy_(0, straight, honest)
+    _put(sent, straight, honest)
     liars = [cohort[at] for at in lying.tolist()]
     context = Context(key / "aggregator", state, us.task.model)
     if len(us.root):
@@ -256,8 +279,12 @@ def _imagined(
         held = _held(clean.shards, us.hostile)[0][: len(us.root)]
         context = replace(context, root=lambda: own.mean(0), judge=judge_on(us, held))
 
+    @cache
+    def among_honest() -> Gram:
+        return kernels.gram(honest)
+
     def defense(rows: Rows) -> Outcome:
-        sent.index_copy_(0, lying, rows)
+        _put(sent, lying, rows)
         shapes = us.task.model.shapes
         way = us.compression(
             sent, clients=cohort, state=state, shapes=shapes, key=key / "compression"
@@ -265,6 +292,10 @@ def _imagined(
         arrived = way.rows if us.clip is None else clip(way.rows, norm=us.clip, key=key / "clip")
         counts = weights.to(arrived.device)
         visible = us.secagg(arrived, counts, clients=tuple(cohort), key=key / "secagg")
+        if visible.base is sent:
+            # Only the hostile send something else than before.
+            compare = partial(_compared, among_honest, honest, rows, straight, lying)
+            visible = replace(visible, compare=compare)
         found = us.aggregator(visible, context)
         kept = {
             one
@@ -275,3 +306,27 @@ def _imagined(
         return Outcome(found.update, torch.tensor([one in kept for one in liars]))
 
     return defense
+
+
+def _compared(
+    among_honest: Callable[[], Gram],
+    honest: Rows,
+    rows: Rows,
+    straight: Int[Tensor, "_"],
+    lying: Int[Tensor, "_"],
+) -> Gram:
+    """Take the inner products of a cohort's rows, where those of the honest were taken before."""
+    unlike: list[Vector] = []
+    which = []  # of those that are not the same each hostile client sends
+    for row in rows[:1] if rows.stride(0) == 0 else rows:
+        same = [at for at, one in enumerate(unlike) if torch.equal(one, row)]
+        which += same or [len(unlike)]
+        unlike += [] if same else [row]
+    which += [0] * (len(rows) - len(which))
+    known = kernels.beside(among_honest(), honest, unlike)
+    count = len(honest)
+    order = torch.empty(count + len(rows) + 1, dtype=torch.long)
+    order[straight.cpu()] = torch.arange(count)
+    order[lying.cpu()] = count + torch.tensor(which)
+    order[-1] = count + len(unlike)
+    return Gram(known.inner[order][:, order], int(straight[known.center]))

@@ -153,13 +153,11 @@ def _backward(
                 below = slope
                 if at > lowest:
                     below = _slope_of_inputs(slope, blocks[layer.first][0])
-                if clients == 1 and _ours(slope):
-                    from dai_lab.learning.products import add_slope_of_weights
+                if _ours(slope):
+                    from dai_lab.learning.products import add_slopes_of_weights
 
-                    target = into[layer.first][0]
-                    add_slope_of_weights(target, slope, was, alpha=alpha, beta=beta)
-                elif clients == 1:
-                    into[layer.first][0].addmm_(slope.t(), was, beta=beta, alpha=alpha)
+                    target = into[layer.first]
+                    add_slopes_of_weights(target, slope, was, alpha=alpha, beta=beta)
                 else:
                     rise, run = (each.unflatten(0, (clients, -1)) for each in (slope, was))
                     into[layer.first].baddbmm_(rise.mT, run, beta=beta, alpha=alpha)

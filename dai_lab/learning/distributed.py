@@ -80,10 +80,12 @@ def distributed_sgd(
         )
         for client in cohort
     ]
-    share_of_new, slopes = 1 - rule.momentum, start.new_zeros((len(cohort), task.model.params))
+    share_of_new = 1 - rule.momentum
     if rule.momentum:
         nothing = start.new_zeros(task.model.params)
-        slopes = state.recall("clients/momentum", cohort, nothing).mul_(rule.momentum)
+        slopes = state.recall("clients/momentum", cohort, nothing)
+    else:
+        slopes = start.new_zeros((len(cohort), task.model.params))
     losses = torch.zeros(len(cohort))
     largest = max((len(plan.order) for plan in plans), default=0)
     per_pass = max(1, EXAMPLES_A_PASS // max(largest, 1))
@@ -92,7 +94,8 @@ def distributed_sgd(
     for members in abreast([len(plan.lengths) for plan in plans], per_pass):
         examples, counts = side_by_side([plans[at] for at in members])
         if counts.numel() == 0:
-            break
+            slopes[members] *= rule.momentum
+            continue
         inputs, targets = fetch(task, examples[:, 0])
         share = share_of(counts[:, 0], examples.shape[2]).to(inputs.device)
         blocks = method.load(start.unsqueeze(0) if start.dim() == 1 else start[members])
@@ -102,13 +105,20 @@ def distributed_sgd(
                 # Rows are large: each is written once, by the products that make it.
                 into = slopes[members[0] : members[-1] + 1]
                 seen = method.add_slopes_at_one_point(
-                    blocks, inputs, targets, share, into=into, factor=share_of_new
+                    blocks,
+                    inputs,
+                    targets,
+                    share,
+                    into=into,
+                    alpha=share_of_new,
+                    beta=rule.momentum,
                 )
             else:
                 found, seen = method.slopes_at_one_point(blocks, inputs, targets, share)
                 if rule.clip is not None:
                     found = clipped(found, rule.clip)
-                slopes[members] += share_of_new * method.unload(found)
+                fresh = share_of_new * method.unload(found)
+                slopes[members] = slopes[members].mul_(rule.momentum).add_(fresh)
         losses[members] = (seen * share).sum(1).float().cpu()
     if rule.weight_decay:
         holds = torch.tensor([bool(plan.lengths) for plan in plans]).to(start).unsqueeze(1)

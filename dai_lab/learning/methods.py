@@ -116,9 +116,10 @@ class Method:
         share: Tensor,
         *,
         into: Tensor,
-        factor: float,
+        alpha: float,
+        beta: float,
     ) -> Tensor:
-        """Add ``factor`` times every client's gradient to its row; return losses ``[clients, B]``.
+        """Set ``into = beta * into + alpha * gradient``; return losses ``[clients, B]``.
 
         Args:
             blocks: The shared parameters, G = 1.
@@ -126,12 +127,13 @@ class Method:
             targets: Classes ``[clients, B]``.
             share: What each example counts for in its client's mean ``[clients, B]``.
             into: Rows ``[clients, params]``, changed in place.
-            factor: What a gradient counts for.
+            alpha: What a gradient counts for.
+            beta: What is left of what was there.
         """
         assert self.chain is not None
         views = list(self.model.views(into).values())
         return chains.add_gradients_at_one_point(
-            self.chain, blocks, views, inputs, targets, share, alpha=factor, beta=1.0
+            self.chain, blocks, views, inputs, targets, share, alpha=alpha, beta=beta
         )
 
 

@@ -153,12 +153,34 @@ def slope_of_inputs(slope: Tensor, weight: Tensor) -> Tensor:
     return below
 
 
-def add_slope_of_weights(
+@njit(cache=True, nogil=True)
+@no_type_check
+def to_many_weights(address, slope, x, g, apart, clients, batch, rows, cols, alpha, beta):
+    """Do as ``to_weights`` for each of many clients; their ``g`` begin ``apart`` bytes apart.
+
+    Slopes and inputs follow each other, client by client.
+    """
+    wide = _slice(cols, batch * rows)
+    for client in range(clients):
+        first = client * batch
+        for at in range(0, cols, wide):
+            _product(
+                address, N, T, rows, min(wide, cols - at), batch, alpha,
+                x[first * rows :].ctypes.data, rows, slope[first * cols + at :].ctypes.data, cols,
+                beta, g + client * apart + 4 * at * rows, rows,
+            )  # fmt: skip
+
+
+def add_slopes_of_weights(
     into: Tensor, slope: Tensor, x: Tensor, *, alpha: float, beta: float
 ) -> None:
-    """Set ``into = beta * into + alpha * slope^T x`` in place; ``into`` is contiguous."""
-    cols, rows = into.shape
-    to_weights(
-        blas(), _flat(slope), _flat(x), into.view(-1).numpy(), len(x), rows, cols,
-        np.float32(alpha), np.float32(beta),
+    """Set ``into = beta * into + alpha * slope^T x`` in place for each of many clients.
+
+    ``into`` is ``[clients, out, in]``; each client's weights are contiguous, whatever lies between
+    one client's and the next's.
+    """
+    clients, cols, rows = into.shape
+    to_many_weights(
+        blas(), _flat(slope), _flat(x), into.data_ptr(), 4 * into.stride(0), clients,
+        len(x) // clients, rows, cols, np.float32(alpha), np.float32(beta),
     )  # fmt: skip

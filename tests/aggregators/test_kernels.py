@@ -98,6 +98,21 @@ def test_pairs_of_rows_are_compared_as_their_differences_say(kind, size, seed, o
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(size=SIZES, seed=st.integers(0, 99))
+def test_products_with_further_vectors_need_not_begin_anew(kind, size, seed):
+    sent, more = rows(seed, *size, kind), tuple(rows(seed + 1, 3, size[1], kind))
+    more[1][0] = torch.nan
+    known = kernels.gram(sent)
+    lengths = torch.stack([*sent, *more, torch.zeros_like(more[0])]).double() - sent[known.center]
+    scale = lengths.norm(dim=1).nan_to_num()
+    found, whole = kernels.beside(known, sent, more), kernels.gram(sent, more)
+    assert found.center == whole.center
+    assert torch.equal(found.inner.isnan(), whole.inner.isnan())
+    gap = (found.inner - whole.inner).abs().nan_to_num()
+    assert (gap <= 4 * KINDS[kind] * scale.max() ** 2).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(size=SIZES, seed=st.integers(0, 99))
 def test_sums_signs_and_squares_are_those_of_float64(kind, size, seed):
     sent, other = rows(seed, *size, kind), rows(seed + 1, 1, size[1], kind)[0]
     weights = torch.randn(size[0] + 1, generator=Key(seed).stream(), dtype=torch.float64)

@@ -8,6 +8,7 @@ pairs of rows. Nothing here changes its input. The number of threads is torch's
 """
 
 from dai_lab.aggregators.kernels.passes import (
+    beside,
     combine,
     distances,
     finite,
@@ -20,6 +21,7 @@ from dai_lab.aggregators.kernels.passes import (
 )
 
 __all__ = [
+    "beside",
     "combine",
     "distances",
     "finite",

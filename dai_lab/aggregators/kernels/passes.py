@@ -119,11 +119,48 @@ def gram(base: Rows, beside: Sequence[Vector] = ()) -> Gram:
     inner[count, count] = found[center, center]
     inner[:, center], inner[center] = 0, 0
     inner[count, center] = 0
-    inner = inner.tril() + inner.tril(-1).T
+    return _lost(inner.tril() + inner.tril(-1).T, center)
+
+
+def _lost(inner: Float64[Tensor, "basis basis"], center: int) -> Gram:
+    """Leave no number in the rows and columns of what is not finite."""
     lost = ~inner.diagonal().isfinite()
     lost = lost | lost[-1]  # there is nothing to see from a row that is not finite
     inner[lost], inner[:, lost] = torch.nan, torch.nan
     return Gram(inner, center)
+
+
+def beside(known: Gram, base: Rows, more: Sequence[Vector]) -> Gram:
+    """Take the inner products of further vectors, where those of the rows are known already.
+
+    Args:
+        known: Inner products of ``base``.
+        base: ``[n, d]``, float32 or float64.
+        more: Vectors ``[d]``, which follow the rows.
+
+    Returns:
+        As :func:`gram` gives for both, at the price of a pass for each further vector.
+    """
+    count, center = len(base), known.center
+    if known.inner.is_cuda or not bool(known.inner[center, center].isfinite()):
+        return gram(base, more)
+    total = count + len(more)
+    inner = known.inner.new_zeros((total + 1, total + 1))
+    rows = torch.tensor([*range(count), total])
+    inner[rows.unsqueeze(1), rows] = known.inner
+    own = inner.diagonal()
+    for place, vector in enumerate(more, start=count):
+        # A product is what two squared lengths leave of that of the difference.
+        before = (squares(one.unsqueeze(0), vector) for one in more[: place - count])
+        apart = torch.cat([squares(base, vector), *before])
+        length = apart[center].clone()
+        inner[place, :place] = (own[:place] + length - apart) / 2
+        inner[place, place] = length
+        whole = squares(vector.unsqueeze(0))[0]
+        inner[place, total] = (whole - length - own[total]) / 2
+        inner[:, place] = inner[place]
+        inner[total, place] = inner[place, total]
+    return _lost(inner, center)
 
 
 def combine(base: Rows, weights: Float64[Tensor, "_"], beside: Sequence[Vector] = ()) -> Vector:
