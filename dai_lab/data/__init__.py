@@ -3,9 +3,10 @@
 from dai_lab.data.cards import describe
 from dai_lab.data.downloads import cifar10, cifar100, emnist, fashion_mnist, mnist
 from dai_lab.data.feature_skew import features
+from dai_lab.data.holdouts import split
 from dai_lab.data.images import digits, mnist10k
 from dai_lab.data.own import file, tensors
-from dai_lab.data.partitions import classes, dirichlet, iid, natural, quantity, split
+from dai_lab.data.partitions import classes, dirichlet, iid, natural, quantity, similarity
 from dai_lab.data.pictures import holdings, picture
 from dai_lab.data.signals import watch_har
 from dai_lab.data.tables import adult, compas, credit_default, law_school
@@ -32,6 +33,7 @@ __all__ = [
     "natural",
     "picture",
     "quantity",
+    "similarity",
     "split",
     "tensors",
     "watch_har",

@@ -103,6 +103,40 @@ def classes(data: Dataset, *, clients: int, key: Key, classes_per_client: int = 
     return Partition(data, _shards(owner, clients))
 
 
+def similarity(data: Dataset, *, clients: int, key: Key, similarity: float = 0.33) -> Partition:
+    """Deal a share of the examples at random, and the rest in the order of their labels.
+
+    Sizes differ by at most two.
+
+    Args:
+        data: Classified examples.
+        clients: Clients to deal to.
+        key: Decides which examples are dealt at random, and who gets which.
+        similarity: That share, in [0, 1]: 0 gives every client a run of classes, 1 is iid.
+
+    Raises:
+        ValueError: ``similarity`` is out of range, the data has no classes, no client, or fewer
+            than two examples for each.
+
+    Source:
+        Karimireddy et al. 2020 (SCAFFOLD), arXiv:1910.06378, section 7; the gamma-similarity of
+        ByzFL, Gonzalez et al. 2025, arXiv:2505.24802.
+    """
+    labels = _labels(data, "similarity")
+    if not 0 <= similarity <= 1:
+        raise ValueError(f"partition.similarity must be in [0, 1], got {similarity}")
+    _refuse_crowd(data, clients, minimum=2)
+    order = torch.randperm(len(labels), generator=(key / "order").stream())
+    cut = round(similarity * len(labels))
+    alike, rest = order[:cut], order[cut:]
+    rest = rest[labels[rest].sort(stable=True).indices]
+    owner = torch.empty_like(order)
+    # From the last client on, so that whoever gets one less of these gets one more of the rest.
+    owner[alike] = clients - 1 - torch.arange(cut) * clients // max(cut, 1)
+    owner[rest] = torch.arange(len(rest)) * clients // max(len(rest), 1)
+    return Partition(data, _shards(owner, clients))
+
+
 def quantity(
     data: Dataset,
     *,
@@ -173,37 +207,6 @@ def natural(data: Dataset, *, clients: int = 0, key: Key, by: str = "subject") -
             f"or 0, got {clients}"
         )
     return Partition(data, _shards(torch.from_numpy(owner), len(values)))
-
-
-def split(shards: Shards, *, holdout: float, key: Key) -> tuple[Shards, Shards]:
-    """Hold out a fraction of every client's own examples, to judge models on its own data.
-
-    Args:
-        shards: Who holds what.
-        holdout: Fraction in 0 <= holdout < 1; each client holds out this share of its
-            examples, rounded down, and 0 holds out nothing.
-        key: Decides which.
-
-    Returns:
-        What is left to train on, and what is held out; both have as many clients.
-
-    Raises:
-        ValueError: ``holdout`` is out of range.
-    """
-    if not 0 <= holdout < 1:
-        raise ValueError(f"federation.holdout must be at least 0 and below 1, got {holdout}")
-    sizes = shards.sizes.cpu()
-    owner = torch.arange(len(shards)).repeat_interleave(sizes)
-    # 0.29 * 100 is a hair below 29 in floating point, and 29 is what was asked for.
-    quota = (sizes.double() * holdout + 1e-9).long()
-    held = _places(owner, sizes, key) < quota[owner]
-    held = held.to(shards.indices.device)
-    return _only(shards, ~held, sizes - quota), _only(shards, held, quota)
-
-
-def _only(shards: Shards, chosen: Tensor, sizes: Sizes) -> Shards:
-    """Keep the chosen positions, of which each client has ``sizes``."""
-    return Shards(shards.indices[chosen], _offsets(sizes).to(shards.offsets.device))
 
 
 def _labels(data: Dataset, name: str) -> Owners:
@@ -284,28 +287,28 @@ def _raise_to(owner: Owners, clients: int, minimum: int, key: Key) -> Owners:
     giving = (sizes - low).clamp(min=0)
     spared = giving.nonzero().flatten()[: int(giving.sum()) - need]
     giving[spared] -= 1
-    moving = (_places(owner, sizes, key / "which") < giving[owner]).nonzero().flatten()
+    moving = (places(owner, sizes, key / "which") < giving[owner]).nonzero().flatten()
     moving = moving[torch.randperm(need, generator=(key / "where").stream())]
     repaired = owner.clone()
     repaired[moving] = torch.arange(clients).repeat_interleave(missing)
     return repaired
 
 
-def _places(owner: Owners, sizes: Sizes, key: Key) -> Owners:
+def places(owner: Owners, sizes: Sizes, key: Key) -> Owners:
     """Number each client's examples 0, 1, 2, ... in random order."""
     order = torch.randperm(len(owner), generator=key.stream())
     order = order[owner[order].sort(stable=True).indices]
     places = torch.empty_like(owner)
-    places[order] = torch.arange(len(owner)) - _offsets(sizes)[owner[order]]
+    places[order] = torch.arange(len(owner)) - offsets(sizes)[owner[order]]
     return places
 
 
 def _shards(owner: Owners, clients: int) -> Shards:
     """List what each client owns."""
     sizes = owner.bincount(minlength=clients)
-    return Shards(owner.sort(stable=True).indices, _offsets(sizes))
+    return Shards(owner.sort(stable=True).indices, offsets(sizes))
 
 
-def _offsets(sizes: Sizes) -> Tensor:
+def offsets(sizes: Sizes) -> Tensor:
     """Where each client's list begins, and where the last one ends."""
     return torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])

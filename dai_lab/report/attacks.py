@@ -130,6 +130,40 @@ def poisoned(trials: Sequence[Trial]) -> str:
     return rows(lines)
 
 
+def survival(trials: Sequence[Trial], own: str = "adaptive", none: str = "none") -> str:
+    """Write what an attack on the rule itself leaves, beside the worst of all others, as a table.
+
+    Args:
+        trials: One for each aggregator, world and attack.
+        own: The attack that knows the rule.
+        none: The runs without an attack.
+
+    Raises:
+        ValueError: Runs without attacks, other seeds, or nobody met ``own`` and ``none``.
+    """
+    table, (worlds, names) = _table(trials), _order(trials)
+    lines = [["", "world", "no attack", "worst fixed attack", f"{own} attack", "of it kept"]]
+    found = []
+    for world in worlds:
+        for name in names:
+            tried = dict(table.get((world, name), {}))
+            if not {own, none} <= tried.keys():
+                continue
+            mine, free = tried.pop(own)[:, -1], tried.pop(none)[:, -1]
+            kept = estimate(mine / np.maximum(free, np.finfo(float).tiny))
+            place, worst_of = worst([*tried.values()]) if tried else (0, None)
+            fixed = f"{worst_of} {[*tried][place]}" if worst_of else "-"
+            cells = [str(estimate(free)), fixed, str(estimate(mine)), str(kept)]
+            found.append((worlds.index(world), -kept.value, [name, world, *cells]))
+    if not found:
+        raise ValueError(f"survives: no aggregator met both {own} and {none}")
+    lines += [line for _, _, line in sorted(found)]
+    return (
+        f"{rows(lines)}\nFinal test accuracy, interquartile mean over seeds, 95 % bootstrap "
+        f"interval. Of it kept: accuracy under {own} by that without an attack, seed by seed.\n"
+    )
+
+
 def runtime(trials: Sequence[Trial]) -> str:
     """Write how many seconds a run takes, over all worlds and seeds, by aggregator and attack."""
     _, names = _order(trials)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dai_lab.metrics import estimate, final, peak, rounds_to
-from dai_lab.report.attacks import paired, poisoned, runtime, worst_case
+from dai_lab.report.attacks import paired, poisoned, runtime, survival, worst_case
 from dai_lab.report.figures import draw_curves, rendered
 from dai_lab.report.groups import Group, grouped
 from dai_lab.report.heat import draw_heat
@@ -25,16 +25,27 @@ else:
     DataFrame = Figure = Any
 
 BLOCK = re.compile(
-    r"(<!-- (ours|ranking|cost|worst|paired|poisoned|runtime):([^>]*)-->\n)(.*?)(<!-- end -->)",
+    r"(<!-- (ours|ranking|cost|worst|paired|survives|poisoned|runtime):([^>]*)-->\n)"
+    r"(.*?)(<!-- end -->)",
     re.DOTALL,
 )
 """Where a study's README keeps a table; what it is to show stands behind the colon."""
+
+AGAINST = {
+    "worst": worst_case,
+    "paired": paired,
+    "survives": survival,
+    "poisoned": poisoned,
+    "runtime": runtime,
+}
+"""Tables of aggregators against attacks."""
 
 OPTIONS = {
     "ranking": {"metric": "test_accuracy", "by": "world"},
     "cost": {"metric": "test_accuracy", "by": "world", "target": "", "of": "bytes"},
     "worst": {"of": "final"},
     "paired": {"against": "mean"},
+    "survives": {"own": "adaptive", "none": "none"},
     "poisoned": {},
     "runtime": {},
 }
@@ -94,8 +105,9 @@ def publish(results: Path | str, study: Path | str) -> Path:
     - ``<!-- cost: target=0.8 of=bytes -->``: what it took to get there, also as
       ``target=iid:0.9,skewed:0.7`` and of ``round``, ``flops`` or ``simulated_seconds``;
     - ``<!-- worst: of=final -->`` (or ``peak``), ``<!-- paired: against=mean -->``,
-      ``<!-- poisoned: -->``, ``<!-- runtime: -->``: aggregators against attacks, where runs were
-      named ``<study>,<world>,<attack>,<aggregator>``; see ``dai_lab.report.attacks``.
+      ``<!-- survives: own=adaptive -->``, ``<!-- poisoned: -->``, ``<!-- runtime: -->``:
+      aggregators against attacks, where runs were named
+      ``<study>,<world>,<attack>,<aggregator>``; see ``dai_lab.report.attacks``.
 
     Rankings and costs need runs that were named ``<study>,<world>,<algorithm>``.
 
@@ -201,9 +213,8 @@ def _filled(found: re.Match[str], summary: DataFrame) -> str:
     start, kind, said, _, end = found.groups()
     if kind == "ours":
         body = tabulate(summary, [float(word) for word in said.split()])
-    elif kind in ("worst", "paired", "poisoned", "runtime"):
-        write = {"worst": worst_case, "paired": paired, "poisoned": poisoned, "runtime": runtime}
-        body = write[kind](recalled(summary), **_options(found))
+    elif kind in AGAINST:
+        body = AGAINST[kind](recalled(summary), **_options(found))
     elif kind == "ranking":
         body = ranking(recalled(summary), _options(found)["metric"])
     else:

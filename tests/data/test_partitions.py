@@ -1,6 +1,7 @@
 """Every way of dealing keeps every example once and depends on the key alone."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from dai_lab.data import (
     iid,
     natural,
     quantity,
+    similarity,
     split,
     tensors,
 )
@@ -30,6 +32,8 @@ WAYS = {
     "quantity": quantity,
     "quantity, power": partial(quantity, law="power", alpha=1.5),
     "features": features,
+    "similarity": similarity,
+    "similarity, none": partial(similarity, similarity=0.0),
 }
 
 
@@ -265,3 +269,34 @@ def test_a_hundred_thousand_clients_cost_no_more_python_than_a_thousand(name, li
 
     deal(1000)  # imports and caches
     assert lines_run(lambda: deal(100_000)) < 3 * lines_run(lambda: deal(1000))
+
+
+@given(
+    clients=st.integers(1, 20), share=st.floats(0, 1), extra=st.integers(0, 30), seed=st.integers(0)
+)
+def test_similar_clients_hold_as_many_and_share_what_is_dealt_at_random(
+    clients, share, extra, seed
+):
+    toy = data(10 * clients + extra)
+    shards = similarity(toy, clients=clients, key=Key(seed), similarity=share).shards
+    assert shards.sizes.max() - shards.sizes.min() <= 2
+    targets = toy.train.targets
+    runs = [targets[shards[client]].unique() for client in range(clients)]
+    if share == 0:
+        ends = [(int(run.min()), int(run.max())) for run in runs]
+        assert all(before[1] <= after[0] for before, after in pairwise(ends))
+
+
+def test_the_more_similar_the_more_classes_a_client_holds():
+    toy = data(2000)
+    held = []
+    for share in (0.0, 0.33, 0.66, 1.0):
+        shards = similarity(toy, clients=10, key=Key(0), similarity=share).shards
+        counts = torch.stack(
+            [toy.train.targets[shards[one]].bincount(minlength=10) for one in range(10)]
+        )
+        held.append(float((counts / counts.sum(1, keepdim=True)).max(1).values.mean()))
+    assert held == sorted(held, reverse=True)
+    assert held[0] > 0.8 and held[-1] < 0.2
+    with pytest.raises(ValueError, match=r"partition\.similarity must be in \[0, 1\], got 1\.5"):
+        similarity(toy, clients=10, key=Key(0), similarity=1.5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dai_lab.core import Key
 from dai_lab.metrics import estimate, worst
 from dai_lab.report import grouped, publish, recomputed, runs, summarize, tried
-from dai_lab.report.attacks import paired, poisoned, runtime, worst_case
+from dai_lab.report.attacks import paired, poisoned, runtime, survival, worst_case
 from dai_lab.report.heat import draw_heat
 from dai_lab.report.trials import Trial, recalled
 
@@ -75,6 +75,25 @@ def test_the_worst_is_no_better_than_any_attack_and_a_peak_no_worse_than_the_end
 def test_the_peak_is_one_of_the_mean_over_seeds_not_a_mean_of_lucky_peaks():
     crossed = np.array([[0.9, 0.1], [0.1, 0.9]])
     assert worst([crossed], peak=True)[1].value == pytest.approx(0.5)
+
+
+def test_what_survives_its_own_attack_is_told_by_what_there_was_without_one():
+    named = {"alie": "alie", "ipm": "adaptive"}
+    free = [
+        Trial(rule, "skewed", {seed: rows(1.0, 0.9) for seed in range(3)}, "none")
+        for rule in ("mean", "krum")
+    ]
+    met = [
+        Trial(one.algorithm, one.world, one.seeds, named[one.attack], one.seconds)
+        for one in trials()
+    ]
+    found = cells(survival([*free, *met]))
+    assert [*found][2:] == ["krum", "mean"]  # who keeps most comes first
+    assert found["krum"][2].startswith("0.650") and found["krum"][2].endswith(" alie")
+    assert found["krum"][3].startswith("0.850")
+    assert found["mean"][4].startswith(f"{0.5 / 0.9:.3f}")
+    with pytest.raises(ValueError, match="no aggregator met both adaptive and none"):
+        survival(trials())
 
 
 def test_a_run_that_broke_down_counts_as_nothing():
