@@ -49,13 +49,17 @@ def digest(cfg: Mapping[str, Any], without: Iterable[str] = ()) -> str:
     if isinstance(settings, dict) and precision != "float32":
         settings["precision"] = precision  # not how, but what is computed
     named = json.dumps(_plain(settings), sort_keys=True, allow_nan=True)
-    foreign = "".join(piece for target in sorted(set(_targets(settings))) for piece in code(target))
+    foreign = "".join(piece for target in sorted(set(targets(settings))) for piece in code(target))
     return hashlib.sha256((named + foreign).encode()).hexdigest()[:10]
 
 
 def by_content(part: Mapping[str, Any], besides: Iterable[str] = ("root",)) -> dict[str, Any]:
     """Name a file by what is in it, not by where it lies: a user's own may change."""
-    named = {knob: value for knob, value in part.items() if knob not in besides}
+    named = {
+        knob: by_content(value, besides) if isinstance(value, Mapping) else value
+        for knob, value in part.items()
+        if knob not in besides
+    }
     path = Path(str(named.get("path") or "")).expanduser()
     if path.is_file():
         with path.open("rb") as file:
@@ -126,15 +130,16 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _targets(value: Any) -> Iterator[str]:
+def targets(value: Any) -> Iterator[str]:
+    """List the functions that settings name, however deep."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             yield str(value["_target_"])
         for inner in value.values():
-            yield from _targets(inner)
+            yield from targets(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _targets(inner)
+            yield from targets(inner)
 
 
 def _of_root(_root_: Any) -> str:

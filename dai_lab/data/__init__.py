@@ -5,6 +5,7 @@ from dai_lab.data.downloads import cifar10, cifar100, emnist, fashion_mnist, mni
 from dai_lab.data.feature_skew import features
 from dai_lab.data.holdouts import split
 from dai_lab.data.images import digits, mnist10k
+from dai_lab.data.long_tail import long_tail
 from dai_lab.data.own import file, tensors
 from dai_lab.data.partitions import classes, dirichlet, iid, natural, quantity, similarity
 from dai_lab.data.pictures import holdings, picture
@@ -28,6 +29,7 @@ __all__ = [
     "holdings",
     "iid",
     "law_school",
+    "long_tail",
     "mnist",
     "mnist10k",
     "natural",

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dai_lab.config import by_content
+from dai_lab.config import by_content, targets
 from dai_lab.experiment.machine import one_setting_of_threads
 from dai_lab.experiment.simulate import Result, placed
 
@@ -75,7 +75,7 @@ class Shared:
 
     def __call__(self, settings: Mapping[str, Any], load: Callable[[], Any]) -> Any:
         """Return the data set of these settings; one thread at a time asks."""
-        if not str(settings["_target_"]).startswith("dai_lab."):
+        if not all(one.startswith("dai_lab.") for one in targets(settings)):
             return load()  # a user's own function may give something else each time
         name = json.dumps([by_content(settings), settings.get("root")], sort_keys=True)
         if name not in self.loaded:

@@ -45,14 +45,24 @@ def _limit() -> Any:
     import scipy.linalg.cython_blas  # noqa: F401 (loads the library, so that it is limited too)
     from threadpoolctl import threadpool_limits
 
+    _take_over()
     return threadpool_limits(1, user_api="blas")
 
 
 def give_back() -> None:
     """Give BLAS the threads it had before :func:`blas`, if that was called."""
     if _limit.cache_info().currsize:
+        _take_over()
         _limit().restore_original_limits()
         _limit.cache_clear()
+
+
+def _take_over() -> None:
+    """Let this thread set what is the whole process's; threadpoolctl 3.8 heeds only the first."""
+    from threadpoolctl import OpenBLASController
+
+    if hasattr(OpenBLASController, "clear_controlling_thread"):
+        OpenBLASController.clear_controlling_thread(force=True)
 
 
 @intrinsic

@@ -1,6 +1,6 @@
 """Networks, and how any of them is seen as one flat vector."""
 
-from dai_lab.models.networks import lenet5, logistic, mcmahan_cnn, mlp, small_cnn
+from dai_lab.models.networks import lenet5, logistic, mcmahan_cnn, mlp, mnist_cnn, small_cnn
 from dai_lab.models.residual import resnet8, resnet18
 from dai_lab.models.view import create, flat, flops
 
@@ -12,6 +12,7 @@ __all__ = [
     "logistic",
     "mcmahan_cnn",
     "mlp",
+    "mnist_cnn",
     "resnet8",
     "resnet18",
     "small_cnn",

@@ -19,7 +19,8 @@ WHEN = ("final", "peak")
 def curve(trial: Trial, metric: str = "test_accuracy") -> NDArray[Any]:
     """Return a metric as a row a seed and a column a judged round; what was lost is 0.
 
-    A run that broke down early keeps nothing from there on.
+    A run that broke down early keeps nothing from there on; where all broke down before they were
+    judged, that is all there is to tell.
 
     Raises:
         ValueError: Seeds were judged at different rounds though none broke down.
@@ -28,7 +29,7 @@ def curve(trial: Trial, metric: str = "test_accuracy") -> NDArray[Any]:
         {int(row["round"]): row[metric] for row in trial.seeds[seed] if metric in row}
         for seed in sorted(trial.seeds)
     ]
-    times = sorted({number for one in found for number in one})
+    times = sorted({number for one in found for number in one}) or [0]
     grid = [[one.get(number) for number in times] for one in found]
     return np.array([[0.0 if one is None else one for one in row] for row in grid], dtype=float)
 

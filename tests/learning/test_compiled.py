@@ -1,6 +1,7 @@
 """The compiled trainer against the same steps spelled out in numpy, in double precision."""
 
 from itertools import pairwise
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dai_lab.core import Key
-from dai_lab.learning import compiled
+from dai_lab.learning import compiled, products
 
 
 def spelled_out(inputs, targets, batches, sizes, biased, start, knobs):
@@ -91,3 +92,19 @@ def test_a_cohort_of_nobody_is_no_rows(threads):
         np.zeros((0, 15), np.float32), np.zeros(0), rate=0.1, momentum=0.0, weight_decay=0.0,
         clip=None, proximal=0.0, threads=threads,
     )  # fmt: skip
+
+
+def test_blas_keeps_to_one_thread_whichever_thread_asks_first():
+    from threadpoolctl import threadpool_info
+
+    def threads():
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    products.blas()
+    before, seen = threads(), []
+    products.give_back()
+    elsewhere = Thread(target=lambda: (products.blas(), seen.extend(threads())))
+    elsewhere.start()
+    elsewhere.join()
+    products.give_back()
+    assert seen == before == [1] * len(seen) != []

@@ -17,6 +17,7 @@ NETWORKS = (
     models.mcmahan_cnn,
     models.small_cnn,
     models.lenet5,
+    models.mnist_cnn,
     models.resnet8,
     models.resnet18,
 )
@@ -38,6 +39,7 @@ def test_every_network_gives_one_score_per_class_or_one_number(network, classes,
         (models.logistic, (1, 28, 28), 7_850),
         (models.mlp, (1, 28, 28), 159_010),
         (models.mcmahan_cnn, (1, 28, 28), 1_663_370),
+        (models.mnist_cnn, (1, 28, 28), 1_199_882),
         (models.lenet5, (1, 28, 28), 61_706),
         (models.lenet5, (3, 32, 32), 62_006),
         (models.resnet8, (3, 32, 32), 78_042),
@@ -101,6 +103,11 @@ def test_a_network_for_images_refuses_anything_else_in_one_line(network, shape):
     ("build", "complaint"),
     [
         (lambda: models.mlp((4,), 2, hidden=[8, 0]), r"model.hidden .* got \[8, 0\]"),
+        (
+            lambda: models.mnist_cnn((1, 8, 8), 2, dropout=[0.5, 1.0]),
+            r"model.dropout must be two shares in \[0, 1\), got \[0.5, 1.0\]",
+        ),
+        (lambda: models.mnist_cnn((1, 8, 8), 2, dropout=[0.5]), r"model.dropout .* got \[0.5\]"),
         (lambda: models.resnet8((1, 8, 8), 2, groups=3), "model.groups must divide 16, got 3"),
         (lambda: models.resnet18((1, 8, 8), 2, groups=0), "model.groups must divide 64, got 0"),
     ],

@@ -1,6 +1,7 @@
 """Local training against loops a PyTorch user would write, with nothing of ours but the batches."""
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -45,6 +46,10 @@ def task(name):
     targets = torch.randint(3, (count,), generator=stream)
     dealt = torch.randperm(count, generator=stream).split(SIZES)
     model = create(NETWORKS[name][0], shape=(1, 8, 8), classes=3, key=KEY / "model")
+    if name in ("small_cnn", "resnet8"):
+        # Among so many ReLUs, another order of a float32 sum flips some: processors differ.
+        inputs, model = inputs.double(), replace(model, initial=model.initial.double())
+        model.module.double()
     return Task(model, Examples(inputs, targets), Shards.of(list(dealt)))
 
 

@@ -22,13 +22,14 @@ def memories(state):
     }
 
 
-def assert_same_state(one, other):
-    assert other.params.equal(one.params)
-    mine, theirs = memories(one), memories(other)
+def assert_same_state(one, other, rounding=0.0):
+    mine, theirs = (
+        {"params": one.params, **memories(one)},
+        {"params": other.params, **memories(other)},
+    )
     for name in ("federation/flops", "federation/seconds"):
         mine.pop(name), theirs.pop(name)
-    assert mine.keys() == theirs.keys()
-    assert all(theirs[name].equal(value) for name, value in mine.items())
+    torch.testing.assert_close(mine, theirs, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("local", [("local=sgd",), *REMEMBERING])
@@ -94,7 +95,9 @@ def test_a_client_sent_home_changes_neither_the_model_nor_what_it_remembers(
     assert {one.record["dropped"] for one in late} == {1}
     assert {one.record["arrived"] for one in late} == {4}
     assert [one.record["simulated_seconds"] for one in late] == [1000.0, 2000.0, 3000.0]
-    assert_same_state(never[-1].state, late[-1].state)
+    # At one point all gradients are one product, and its order of adding up may vary with its size.
+    product = local == ("local=distributed_sgd",)
+    assert_same_state(never[-1].state, late[-1].state, rounding=1e-6 if product else 0.0)
 
 
 @pytest.mark.parametrize("local", ["sgd", "distributed_sgd"])

@@ -100,6 +100,13 @@ def test_a_run_that_broke_down_counts_as_nothing():
     assert worst([np.array([[0.9, np.nan], [0.9, 0.8]])])[1].value == pytest.approx(0.4)
 
 
+def test_runs_that_broke_down_before_they_were_judged_count_as_nothing_too():
+    lost = {seed: [{"round": 3, "bytes_up": 1}] for seed in range(3)}
+    seconds = dict.fromkeys(range(3), 1.0)
+    found = worst_case([*trials(), Trial("mean", "skewed", lost, "opt_ipm", seconds)])
+    assert cells(found)["mean"][0] == "0.000 [0.000, 0.000] opt_ipm"
+
+
 def test_tasks_with_other_seeds_are_refused():
     with pytest.raises(ValueError, match="same seeds"):
         worst([np.zeros((2, 1)), np.zeros((3, 1))])
