@@ -6,7 +6,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from dai_lab.config import load
+from dai_lab.config import digest, load
 from dai_lab.experiment import plans, study
 
 GRID = {
@@ -64,6 +64,8 @@ def test_what_is_done_is_not_done_again(grid, tmp_path, capsys):
     assert {one.summary["name"] for one in rest} == {
         "tiny,iid,none,mean", "tiny,iid,ipm,mean", "tiny,skewed,none,mean",
     }  # fmt: skip
+    typed = {digest(load(*one.words, f"results={results}")) for one in plans.cells(GRID)}
+    assert {one.name for one in (tmp_path / "results").glob("*/*")} == typed
 
 
 def test_a_cell_that_cannot_run_is_named_and_stops_no_other(grid, tmp_path, capsys):

@@ -34,13 +34,16 @@ def long_tail(*, of: Callable[[], Dataset], ratio: float = 0.5) -> Dataset:
         )
     card = replace(data.card, name=f"{data.card.name}, long tail of {ratio:g}")
     return replace(
-        data, train=_thinned(data.train, ratio), test=_thinned(data.test, ratio), card=card
+        data,
+        train=_thinned(data.train, data.classes, ratio),
+        test=_thinned(data.test, data.classes, ratio),
+        card=card,
     )
 
 
-def _thinned(examples: Examples, ratio: float) -> Examples:
+def _thinned(examples: Examples, classes: int, ratio: float) -> Examples:
     kept = torch.zeros(len(examples), dtype=torch.bool)
-    for label in examples.targets.unique().tolist():
+    for label in range(classes):
         members = (examples.targets == label).nonzero().flatten().cpu()
         kept[members[: max(1, round(ratio**label * len(members)))]] = True
     return examples.some(kept.nonzero().flatten().to(examples.targets.device))

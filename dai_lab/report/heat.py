@@ -53,9 +53,11 @@ def draw_heat(
         raise ValueError(f"heat: of must be final or peak, got {of}")
     if not all(trial.attack for trial in trials):
         raise ValueError("name must be <study>,<world>,<attack>,<aggregator> in every run")
-    trials = [trial for trial in trials if trial.has(metric)]
-    if metric not in LOWEST or not trials:
+    measured = [trial for trial in trials if trial.has(metric)]
+    if metric not in LOWEST or not measured:
         raise ValueError(f"heat: no finished run has {metric} to draw: {', '.join(LOWEST)}")
+    if metric != "test_accuracy":  # every run has that, unless it broke down before it was judged
+        trials = measured
     worlds, attacks, names = (
         [*dict.fromkeys(getattr(trial, what) for trial in trials)]
         for what in ("world", "attack", "algorithm")

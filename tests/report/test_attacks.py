@@ -105,6 +105,8 @@ def test_runs_that_broke_down_before_they_were_judged_count_as_nothing_too():
     seconds = dict.fromkeys(range(3), 1.0)
     found = worst_case([*trials(), Trial("mean", "skewed", lost, "opt_ipm", seconds)])
     assert cells(found)["mean"][0] == "0.000 [0.000, 0.000] opt_ipm"
+    drawn = draw_heat([*trials(), Trial("mean", "skewed", lost, "opt_ipm", seconds)])
+    assert [one.get_text() for one in drawn.axes[0].texts].count(".00") == 2  # and the worst
 
 
 def test_tasks_with_other_seeds_are_refused():
