@@ -100,9 +100,15 @@ class SecureAggregation(Protocol):
     """From the rows clients send to what the server may see."""
 
     def __call__(
-        self, sent: Rows, weights: Float[Tensor, "_"], *, clients: tuple[int, ...], key: Key
+        self,
+        sent: Rows,
+        weights: Float[Tensor, "_"],
+        *,
+        clients: tuple[int, ...],
+        key: Key,
+        rehearsal: bool = False,
     ) -> Visible:
-        """Return at least one row."""
+        """Return at least one row; in a rehearsal the same one, by any shorter way there is."""
 
 
 @runtime_checkable

@@ -52,6 +52,8 @@ class Visible:
     """Squared distances of ``base``, where they are known already."""
     compare: Callable[[], Gram] | None = None
     """Takes inner products of ``base``, where most of them were taken before."""
+    record: Record = field(default_factory=dict)
+    """What it took to reveal just this, such as bytes and a transcript's hash."""
 
     def __post_init__(self) -> None:
         if not self.count == len(self.members) == len(self.weights):

@@ -291,7 +291,9 @@ def _imagined(
         )
         arrived = way.rows if us.clip is None else clip(way.rows, norm=us.clip, key=key / "clip")
         counts = weights.to(arrived.device)
-        visible = us.secagg(arrived, counts, clients=tuple(cohort), key=key / "secagg")
+        visible = us.secagg(
+            arrived, counts, clients=tuple(cohort), key=key / "secagg", rehearsal=True
+        )
         if visible.base is sent:
             # Only the hostile send something else than before.
             compare = partial(_compared, among_honest, honest, rows, straight, lying)

@@ -184,6 +184,12 @@ def _carried_out(
             rows = rows * factors.unsqueeze(1)
         weights = mail.weights.to(rows.device)
         visible = us.secagg(rows, weights, clients=mail.clients, key=key / "secagg")
+        # A protocol counts its own bytes, where it has any.
+        spent |= {
+            name: visible.record[name]
+            for name in ("bytes_up", "bytes_down")
+            if name in visible.record
+        }
     with clock("aggregate"):
         context, worked = known(us, train, state, number, key / "aggregator")
         found = us.aggregator(visible, context)
@@ -198,6 +204,7 @@ def _carried_out(
         "rows_changed": meant.changed if meant else 0,
         "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
         "visible_rows": visible.count,
+        **{f"secagg/{name}": one for name, one in visible.record.items() if name not in spent},
         **verdict(visible, found, us.hostile),
         **({f"attack/{name}": one for name, one in meant.record.items()} if meant else {}),
         "train_loss": mean(mail.losses, mail.weights * ~lying),

@@ -1,14 +1,24 @@
-"""Secure aggregation: what the server may see of what clients send."""
+"""What the server may see, without the cryptography that keeps it to that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dai_lab.core import Key, Rows, TooFew, Visible
+from dai_lab.core import Key, Record, Rows, TooFew, Visible
 
 
 def plain(
-    sent: Rows, weights: Float[Tensor, "_"], *, clients: tuple[int, ...], key: Key
+    sent: Rows,
+    weights: Float[Tensor, "_"],
+    *,
+    clients: tuple[int, ...],
+    key: Key,
+    rehearsal: bool = False,
 ) -> Visible:
     """Hide nothing: the server sees every client's row.
 
@@ -17,8 +27,45 @@ def plain(
         weights: Examples each client claims.
         clients: Who sent each row.
         key: Unused.
+        rehearsal: Unused.
     """
     return Visible(sent, tuple((client,) for client in clients), weights)
+
+
+def ideal(
+    sent: Rows,
+    weights: Float[Tensor, "_"],
+    *,
+    clients: tuple[int, ...],
+    key: Key,
+    rehearsal: bool = False,
+    weighted: bool = True,
+) -> Visible:
+    """Reveal only the mean, as a party that everybody trusts would: no ciphers, no rounding.
+
+    Args:
+        sent: One row per client.
+        weights: Examples each client claims, 0 or more.
+        clients: Who sent each row.
+        key: Unused.
+        rehearsal: Unused.
+        weighted: Whether a client counts by its examples, or all the same.
+
+    Raises:
+        TooFew: Nobody has examples.
+
+    Source:
+        Bonawitz et al. 2017, ePrint 2017/281, section 2.
+    """
+    total = weights.sum()
+    if weighted and not bool(total > 0):
+        raise TooFew(
+            "secagg: clients that are summed hold no examples: lower secagg.groups or set "
+            "weighted=false"
+        )
+    counts = weights if weighted else torch.ones_like(weights)
+    mean = (counts / counts.sum()).to(sent) @ sent
+    return Visible(mean[None], (clients,), total[None])
 
 
 def grouped(
@@ -27,49 +74,61 @@ def grouped(
     *,
     clients: tuple[int, ...],
     key: Key,
+    of: Callable[..., Visible],
+    rehearsal: bool = False,
     groups: int = 1,
-    weighted: bool = True,
 ) -> Visible:
-    """Reveal only the mean of each random group; ``groups=1`` is a full secure sum.
-
-    This is the ideal functionality: it computes what a server would see, with no cryptography
-    and no protection on a wire. It measures what the narrower view costs an aggregator; the
-    protocols that enforce the view are a later issue.
+    """Reveal the sum of each random group; with one group a client nothing is hidden.
 
     Args:
         sent: One row per client.
         weights: Examples each client claims, 0 or more.
         clients: Who sent each row.
         key: Where clients are dealt to groups, whose sizes differ by at most one.
+        of: How each group is summed: ``ideal``, ``pairwise``, ``graph``.
+        rehearsal: See ``of``.
         groups: Rows to reveal, from 1 to the number of clients.
-        weighted: Whether a client counts in its group by its examples, or all the same.
 
     Raises:
-        TooFew: More groups than clients, or a group without examples.
+        TooFew: More groups than clients, or ``of`` finds a group too small.
         ValueError: No group.
 
     Source:
-        Bonawitz et al. 2017, ePrint 2017/281, section 2, for the sum; Karimireddy et al. 2022,
-        arXiv:2006.09365, algorithm 1, for means of random groups (there to help the rule).
+        Karimireddy et al. 2022, arXiv:2006.09365, algorithm 1, for means of random groups (there
+        to help the rule).
     """
     if groups < 1:
         raise ValueError(f"secagg.groups must be 1 or more, got {groups}")
     if groups > len(sent):
         raise TooFew(f"secagg.groups must be in 1..{len(sent)} (the cohort), got {groups}")
     order = torch.randperm(len(sent), generator=key.stream())
-    parts = [part.sort().values for part in order.tensor_split(groups)]
-    members = tuple(tuple(clients[place] for place in part.tolist()) for part in parts)
-    parts = [part.to(sent.device) for part in parts]
-    totals = torch.stack([weights[part].sum() for part in parts])
-    if weighted and not bool((totals > 0).all()):
-        raise TooFew(
-            "secagg=grouped has a group whose clients hold no examples: lower secagg.groups "
-            "or set secagg.weighted=false"
-        )
-    counts = weights if weighted else torch.ones_like(weights)
-    means = [_mean(sent[part], counts[part]) for part in parts]
-    return Visible(torch.stack(means), members, totals)
+    found = []
+    for number, part in enumerate(order.tensor_split(groups)):
+        places = part.sort().values
+        group = places.to(sent.device)
+        found.append(
+            of(
+                sent[group], weights[group], clients=tuple(clients[at] for at in places.tolist()),
+                key=key / number, rehearsal=rehearsal,
+            )
+        )  # fmt: skip
+    return Visible(
+        torch.cat([one.base for one in found]),
+        tuple(members for one in found for members in one.members),
+        torch.cat([one.weights for one in found]),
+        record=_joined([one.record for one in found]),
+    )
 
 
-def _mean(rows: Rows, counts: Float[Tensor, "_"]) -> Float[Tensor, "params"]:
-    return (counts / counts.sum()).to(rows) @ rows
+def _joined(records: Sequence[Record]) -> Record:
+    """Add up what groups took, keep what is the same for all, hash their transcripts as one."""
+    found: dict[str, float | int | str | None] = {}
+    for name in records[0]:
+        values = [one[name] for one in records]
+        if name == "transcript":
+            found[name] = hashlib.sha256("".join(map(str, values)).encode()).hexdigest()
+        elif name in ("bytes_up", "bytes_down", "survivors"):
+            found[name] = sum(value for value in values if isinstance(value, int))
+        else:
+            found[name] = min(value for value in values if isinstance(value, int))
+    return found

@@ -31,7 +31,7 @@ from dai_lab.learning import (
     sgd,
 )
 from dai_lab.models import create, mlp
-from dai_lab.secagg import grouped, plain
+from dai_lab.secagg import ideal, plain
 
 METHODS = ["flat", "vmap", "chain", "compiled"]
 SIZES = (7, 0, 19, 1, 12)
@@ -234,7 +234,7 @@ def test_what_fedrep_does_to_the_body_comes_after_the_head(method):
     assert not fitted.rows.equal(short.rows)
 
 
-@pytest.mark.parametrize("secagg", [plain, grouped], ids=["plain", "one secure sum"])
+@pytest.mark.parametrize("secagg", [plain, ideal], ids=["plain", "one secure sum"])
 @pytest.mark.parametrize("method", METHODS)
 def test_ifca_with_one_cluster_is_fedavg_and_a_sum_is_all_it_needs(method, secagg):
     what = task()
@@ -251,7 +251,7 @@ def test_ifca_with_one_cluster_is_fedavg_and_a_sum_is_all_it_needs(method, secag
 def test_a_secure_sum_leaves_ifca_the_same_models(clusters, seed):
     knobs = {"train": ifca, "server": ifca_server, "clusters": clusters, **SOME}
     what = task(seed=seed)
-    hidden, seen = (rounds(what, secagg=each, **knobs)[-1] for each in (grouped, plain))
+    hidden, seen = (rounds(what, secagg=each, **knobs)[-1] for each in (ideal, plain))
     ours, theirs = (state.memory["server/clusters"] for state in (hidden, seen))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert ours.shape == (clusters, what.model.params)
