@@ -3,7 +3,7 @@
 from dai_lab.secagg.client import Client
 from dai_lab.secagg.server import Server, Sum
 from dai_lab.secagg.sessions import session
-from dai_lab.secagg.sums import masked
+from dai_lab.secagg.sums import masked, one_shot
 from dai_lab.secagg.terms import Terms
 from dai_lab.secagg.views import grouped, ideal, plain
 from dai_lab.secagg.wire import Refused
@@ -17,6 +17,7 @@ __all__ = [
     "grouped",
     "ideal",
     "masked",
+    "one_shot",
     "plain",
     "session",
 ]

@@ -49,6 +49,7 @@ class Client:
         self._identity, self.roster, self._draw = identity, roster, randomness
         self._step = 0
         self._peers: dict[int, wire.Advert] = {}
+        self._agreed: dict[int, bytes] = {}
         self._held: dict[int, NDArray[np.uint32]] = {}
         self._session = b""
         self._survivors: list[int] = []
@@ -136,6 +137,11 @@ class Client:
                 raise Refused(f"secagg: client {peer} is no neighbor of {self.number}")
             self._held[peer] = self._opened(peer, text)
         self._enough(len(self._held))
+        hidden = self.terms.reduced(self._hidden(values))
+        return wire.write_masked(pack(hidden, self.terms.modulus))
+
+    def _hidden(self, values: Vector) -> Vector:
+        """Add the own mask and those shared with whoever is still there."""
         there = [peer for peer in self._held if peer != self.number]
         masks = [keys.own_mask_key(self._secret, self._session)]
         for peer in there:
@@ -143,7 +149,7 @@ class Client:
             masks.append(keys.mask_key(agreed, self._session, self.number, peer))
         hidden = values.copy()
         add_masks(hidden, masks, [1, *(1 if self.number > peer else -1 for peer in there)])
-        return wire.write_masked(pack(self.terms.reduced(hidden), self.terms.modulus))
+        return hidden
 
     def _opened(self, peer: int, text: bytes) -> NDArray[np.uint32]:
         plain = keys.unseal(self._agreed[peer], self._session, peer, self.number, text)

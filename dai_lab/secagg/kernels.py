@@ -110,3 +110,56 @@ def mixed(weights, shares):
                 held[one] = reduced(held[one] + reduced(product))
         found[owner] = held
     return found
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def product(matrix, vectors):
+    """Multiply a matrix, ``[a, b]``, and vectors, ``[b, width]``, over the field."""
+    found = np.empty((len(matrix), vectors.shape[1]), np.uint32)
+    held = np.empty(vectors.shape[1], np.uint64)
+    for row in range(len(matrix)):
+        held[:] = 0
+        for column in range(len(vectors)):
+            factor = matrix[row, column]
+            for one in range(len(held)):
+                value = factor * np.uint64(vectors[column, one])
+                # Half a reduction leaves room for 2 ** 32 of them in a word.
+                held[one] += (value & np.uint64(PRIME)) + (value >> np.uint64(31))
+        for one in range(len(held)):
+            found[row, one] = held[one] % np.uint64(PRIME)
+    return found
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def inverse(matrix):
+    """Invert a square matrix over the field, which is known to have an inverse."""
+    size = len(matrix)
+    left, found = matrix.copy(), np.zeros((size, size), np.uint64)
+    for at in range(size):
+        found[at, at] = 1
+    for at in range(size):
+        swap = at
+        while left[swap, at] == 0:
+            swap += 1
+        for column in range(size):
+            left[at, column], left[swap, column] = left[swap, column], left[at, column]
+            found[at, column], found[swap, column] = found[swap, column], found[at, column]
+        power, factor, rest = left[at, at], np.uint64(1), PRIME - 2
+        while rest:
+            if rest & 1:
+                factor = reduced(factor * power)
+            power = reduced(power * power)
+            rest >>= 1
+        for column in range(size):
+            left[at, column] = reduced(left[at, column] * factor)
+            found[at, column] = reduced(found[at, column] * factor)
+        for row in range(size):
+            factor = left[row, at]
+            if row != at and factor:
+                less = np.uint64(PRIME) - factor
+                for column in range(size):
+                    left[row, column] = reduced(left[row, column] + less * left[at, column])
+                    found[row, column] = reduced(found[row, column] + less * found[at, column])
+    return found

@@ -138,8 +138,11 @@ class Server:
             vector = unpack(wire.read_masked(data), self.terms.width, self.terms.modulus)
         except ValueError as error:
             raise Refused(str(error)) from None
-        self._total += vector.astype(self.terms.words, copy=False)
+        self._add(vector)
         return True
+
+    def _add(self, vector: Vector) -> None:
+        self._total += vector.astype(self.terms.words, copy=False)
 
     def witness(self, consents: Mapping[int, bytes]) -> dict[int, bytes]:
         """After step 3: show each client which of its neighbors were told the same.
@@ -191,6 +194,9 @@ class Server:
                 masks.append(keys.mask_key(agreed, self._session, owner, peer))
                 signs.append(-1 if peer > owner else 1)
         add_masks(self._total, masks, signs)
+        return self._ended()
+
+    def _ended(self) -> Sum:
         return Sum(
             self.terms.reduced(self._total), tuple(self._survivors), dict(self._refused),
             self._transcript.digest(), self._up, self._down,

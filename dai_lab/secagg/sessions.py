@@ -25,6 +25,7 @@ def session(
     key: Key,
     neighbors: Neighbors,
     lost: Mapping[str, Collection[int]] = {},
+    cast: tuple[type[Client], type[Server]] = (Client, Server),
 ) -> Sum:
     """Play a session with simulated clients, whose secrets are drawn from ``key``.
 
@@ -34,15 +35,16 @@ def session(
         key: Where secrets are drawn.
         neighbors: Draws the graph.
         lost: For each step the clients that are gone before they answer it.
+        cast: Who plays: these, or those of coded masks.
 
     Raises:
         TooFew: Fewer clients are left than the threshold.
     """
     signers = {one: _signer(key.seed, one) for one in vectors}
     roster = {one: signer.public_key() for one, signer in signers.items()}
-    server = Server(terms, roster=roster, neighbors=neighbors)
+    server = cast[1](terms, roster=roster, neighbors=neighbors)
     clients = {
-        one: Client(
+        one: cast[0](
             one, terms, identity=signers[one], roster=roster,
             randomness=keys.simulated(key / "client" / one),
         )

@@ -67,7 +67,7 @@ def share(
         raise ValueError(f"shamir: threshold must be in 1..{len(points)}, got {threshold}")
     _check(points, secrets)
     width = len(secrets)
-    drawn = _drawn(width * (threshold - 1), randomness).reshape(threshold - 1, width)
+    drawn = elements(width * (threshold - 1), randomness).reshape(threshold - 1, width)
     ladder = np.vstack([secrets[None].astype(np.uint64), drawn])
     from dai_lab.secagg import kernels
 
@@ -75,8 +75,8 @@ def share(
     return found
 
 
-def _drawn(count: int, randomness: Randomness) -> NDArray[np.uint64]:
-    """Draw field elements; the one word of 31 bits that is none is drawn again."""
+def elements(count: int, randomness: Randomness) -> NDArray[np.uint64]:
+    """Draw field elements, ``[count]``; the one word of 31 bits that is none is drawn again."""
     found = np.frombuffer(randomness(4 * count), "<u4") & np.uint32(PRIME)
     while (bad := np.flatnonzero(found == PRIME)).size:
         found[bad] = np.frombuffer(randomness(4 * bad.size), "<u4") & np.uint32(PRIME)

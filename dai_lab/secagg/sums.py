@@ -14,8 +14,10 @@ from torch import Tensor
 
 from dai_lab.core import Key, Record, Rows, TooFew, Visible
 from dai_lab.secagg import finder, keys
+from dai_lab.secagg.client import Client
+from dai_lab.secagg.coded import WIDTH, CodedClient, CodedServer
 from dai_lab.secagg.levels import modulus, quantize, restored
-from dai_lab.secagg.server import Sum
+from dai_lab.secagg.server import Server, Sum
 from dai_lab.secagg.sessions import session
 from dai_lab.secagg.terms import Terms, Vector
 
@@ -78,9 +80,7 @@ def masked(
     Source:
         Bonawitz et al. 2017, ePrint 2017/281; Bell et al. 2020, ePrint 2020/704.
     """
-    for name, share in (("corrupt", corrupt), ("dropping", dropping), ("spare", spare)):
-        if not 0 <= share < 1:
-            raise ValueError(f"secagg.{name} must be a share in [0, 1), got {share}")
+    _shares(corrupt=corrupt, dropping=dropping, spare=spare)
     counts = _whole(weights, heaviest) if weighted else [1] * len(clients)
     most = max(heaviest or max(counts), 1) if weighted else 1
     near, least, helping = _neighborhoods(
@@ -90,10 +90,103 @@ def masked(
         keys.place(key), sent.shape[1] + weighted, modulus(bits, len(clients) * most), least,
         corrupt=helping, active=active,
     )  # fmt: skip
-    if least < terms.least(near + 1):
+    return _mean(
+        sent, weights, terms, clients=clients, key=key, rehearsal=rehearsal, counts=counts,
+        near=near, clip=clip, bits=bits, dropping=dropping,
+    )  # fmt: skip
+
+
+def one_shot(
+    sent: Rows,
+    weights: Float[Tensor, "_"],
+    *,
+    clients: tuple[int, ...],
+    key: Key,
+    rehearsal: bool = False,
+    threshold: int | None = None,
+    corrupt: float = 0.33,
+    active: bool = False,
+    clip: float = 1.0,
+    bits: int = 16,
+    weighted: bool = True,
+    heaviest: int | None = None,
+    dropping: float = 0.0,
+) -> Visible:
+    """Reveal only the mean: everybody's mask is coded, and the sum of masks decoded at once.
+
+    The server's work does not grow with drop-outs, and the fewer are corrupt, the less is sent;
+    but all of it is as long as the row, where :func:`masked` sends keys.
+
+    Args:
+        sent: See :func:`masked`.
+        weights: See :func:`masked`.
+        clients: See :func:`masked`.
+        key: See :func:`masked`.
+        rehearsal: See :func:`masked`.
+        threshold: How many clients must stay to the end; ``None`` for two thirds.
+        corrupt: Share of the clients that may help the server, in [0, 1); counts as one at least.
+        active: See :func:`masked`.
+        clip: See :func:`masked`.
+        bits: See :func:`masked`; the sum is taken over a field of 31 bits.
+        weighted: See :func:`masked`.
+        heaviest: See :func:`masked`.
+        dropping: See :func:`masked`.
+
+    Raises:
+        TooFew: See :func:`masked`.
+        ValueError: A knob out of range, or sums that the field does not hold.
+
+    Source:
+        LightSecAgg: So et al. 2022, arXiv:2109.14236.
+    """
+    _shares(corrupt=corrupt, dropping=dropping)
+    counts = _whole(weights, heaviest) if weighted else [1] * len(clients)
+    most = max(heaviest or max(counts), 1) if weighted else 1
+    size, needed = len(clients), modulus(bits, len(clients) * most)
+    if needed >= WIDTH:
+        raise ValueError(
+            f"secagg: the sum needs {needed} bits, and the field holds {WIDTH - 1}: lower "
+            "secagg.bits or secagg.heaviest, or set secagg.weighted=false"
+        )
+    near, least, helping = _neighborhoods(
+        size, "all", threshold, corrupt=corrupt, active=active, spare=0.0
+    )
+    terms = Terms(
+        keys.place(key), sent.shape[1] + weighted, WIDTH, least,
+        corrupt=min(max(helping, 1), size - 1), active=active,
+    )  # fmt: skip
+    return _mean(
+        sent, weights, terms, clients=clients, key=key, rehearsal=rehearsal, counts=counts,
+        near=near, clip=clip, bits=bits, dropping=dropping, cast=(CodedClient, CodedServer),
+    )  # fmt: skip
+
+
+def _shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"secagg.{name} must be a share in [0, 1), got {share}")
+
+
+def _mean(
+    sent: Rows,
+    weights: Float[Tensor, "_"],
+    terms: Terms,
+    *,
+    clients: tuple[int, ...],
+    key: Key,
+    rehearsal: bool,
+    counts: Sequence[int],
+    near: int,
+    clip: float,
+    bits: int,
+    dropping: float,
+    cast: tuple[type[Client], type[Server]] = (Client, Server),
+) -> Visible:
+    """Play a session and return the mean behind its sum."""
+    if terms.threshold < terms.least(near + 1):
         raise ValueError(
             f"secagg.threshold must be {terms.least(near + 1)} or more of {near + 1}, or "
-            f"secagg.corrupt lower, got {least}"
+            f"secagg.corrupt lower, got {terms.threshold}"
         )
     gone = _vanishing(clients, sent, dropping, key)
     vectors = {
@@ -106,9 +199,10 @@ def masked(
         record: Record = {}
     else:
         drawn = partial(_graph, near=near, key=key / "graph")
-        ended = session(terms, vectors, key=key, neighbors=drawn, lost={"mask": gone})
+        ended = session(terms, vectors, key=key, neighbors=drawn, lost={"mask": gone}, cast=cast)
         stayed, found = tuple(one for one in clients if one in ended.survivors), ended.values
         record = _record(ended, terms, near)
+    weighted = terms.width > sent.shape[1]
     total = int(found[-1]) if weighted else len(stayed)
     if not total:
         raise TooFew("secagg: nobody who stayed has examples: set secagg.weighted=false")

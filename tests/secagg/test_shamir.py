@@ -75,7 +75,7 @@ def test_one_share_less_fits_every_secret():
 
 def test_coefficients_are_uniform_and_the_word_that_is_none_is_drawn_again():
     words = iter([np.array([PRIME, 7], "<u4").tobytes(), np.array([9], "<u4").tobytes()])
-    assert shamir._drawn(2, lambda count: next(words)).tolist() == [9, 7]
+    assert shamir.elements(2, lambda count: next(words)).tolist() == [9, 7]
 
 
 @given(seed=st.integers(0, 99))

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from dai_lab.core import TooFew
-from dai_lab.secagg import Client, Refused, Server, Terms, keys, tcp
+from dai_lab.core import Key, TooFew
+from dai_lab.secagg import Client, Refused, Server, Terms, keys, session, tcp
 
 COUNT, WIDTH = 5, 1000
 SIGNERS = {one: keys.identity(bytes([one] * 32)) for one in range(COUNT)}
@@ -21,13 +21,23 @@ def agreed(active):
     return Terms(b"here", WIDTH, 24, 4, corrupt=1, active=active)
 
 
+def everyone(there):
+    return {one: [other for other in there if other != one] for one in there}
+
+
 def server(active):
-    everyone = lambda there: {one: [o for o in there if o != one] for one in there}  # noqa: E731
     return Server(agreed(active), roster=ROSTER, neighbors=everyone)
 
 
 def vector(one):
     return np.random.default_rng(one).integers(0, 2**20, WIDTH, dtype=np.uint32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """Compile once, before processes fork that would all compile the same."""
+    vectors = {one: vector(one) for one in ROSTER}
+    session(agreed(True), vectors, key=Key(0), neighbors=everyone, lost={"mask": [2]})
 
 
 def take_part(number, active, last, line):
