@@ -6,22 +6,31 @@ Ours is the whole protocol, every client and the server, with every message enco
 the sum is checked. Flower's client is its functions in the order of its mod, for one client; its
 server those of its workflow, for three survivors and one that dropped out, times how many there
 are. CPU seconds of one thread, in one run; what is compared is their ratio.
+
+Masks are those of a client: made and added to its vector, in bytes a second beside what
+``openssl speed`` says of the same cipher and mode on blocks of 16 KiB, where it is installed. The
+simulated round is the part as a run uses it, from rows to their mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from dai_lab.core import Key
 from dai_lab.experiment.machine import keep_memory
 from dai_lab.secagg import Client, Server, Terms, keys
 from dai_lab.secagg.finder import ring
 from dai_lab.secagg.levels import quantize
+from dai_lab.secagg.masks import add_masks
+from dai_lab.secagg.sums import masked
 
 BITS, MODULUS = 16, 32
 
@@ -69,6 +78,35 @@ def ours(count: int, width: int, near: int, lost: int, seed: int) -> tuple[float
     found = timed("server", lambda: server.total(sent))
     assert (found.values == expected).all(), "the sum is wrong"
     return spent["client"] / count, spent["server"]
+
+
+def expansion(width: int) -> float:
+    """Return how many bytes of masks a second are made and added."""
+    total, keys = np.zeros(width, np.uint32), [one.to_bytes(16, "big") for one in range(96)]
+    times = [clocked(lambda: add_masks(total, keys, [1, -1] * 48))[1] for _ in range(5)]
+    return len(keys) * total.nbytes / min(times)
+
+
+def openssl() -> float | None:
+    """Return how many bytes a second OpenSSL encrypts in counter mode, where it is installed."""
+    if shutil.which("openssl") is None:
+        return None
+    asked = "openssl speed -mr -seconds 3 -bytes 16384 -evp aes-128-ctr".split()
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    return float(next(line for line in said.splitlines() if line.startswith("+F")).split(":")[-1])
+
+
+def simulated(count: int, width: int, near: int, lost: float) -> float:
+    """Return the CPU seconds of a round as a run plays it."""
+    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(0)) / 4
+
+    def play() -> None:
+        masked(
+            rows, torch.ones(count), clients=tuple(range(count)), key=Key(0), dropping=lost,
+            neighbors="all" if near == count - 1 else near,
+        )  # fmt: skip
+
+    return clocked(play)[1]
 
 
 def flower(count: int, width: int, near: int, lost: int) -> tuple[float, float]:
@@ -171,6 +209,11 @@ def main() -> None:
     )
     print(f"here: a client {each * 1e3:.1f} ms, the server {server * 1e3:.0f} ms, ", end="")
     print(f"the whole round {each * asked.clients + server:.2f} s of CPU")
+    seconds = simulated(asked.clients, asked.width, asked.neighbors, asked.lost)
+    print(f"a simulated round, from rows to their mean: {seconds:.2f} s of CPU")
+    speed, other = expansion(asked.width), openssl()
+    beside = f"{speed / other:.2f} of openssl speed (wanted .8)" if other else "no openssl here"
+    print(f"masks made and added: {speed / 1e9:.1f} GB/s, {beside}")
     if not asked.alone:
         client, other = flower(asked.clients, asked.width, asked.neighbors, lost)
         print(f"Flower: a client {client * 1e3:.0f} ms, the server {other * 1e3:.0f} ms")

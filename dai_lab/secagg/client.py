@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from dai_lab.secagg import keys, shamir, wire
-from dai_lab.secagg.keys import Randomness
+from dai_lab.secagg.keys import Identity, Randomness
 from dai_lab.secagg.levels import pack
 from dai_lab.secagg.masks import add_masks
 from dai_lab.secagg.terms import Terms, Vector
@@ -42,7 +42,7 @@ class Client:
         terms: Terms,
         *,
         identity: Ed25519PrivateKey,
-        roster: Mapping[int, Ed25519PublicKey],
+        roster: Mapping[int, Identity],
         randomness: Randomness = os.urandom,
     ) -> None:
         self.number, self.terms = number, terms

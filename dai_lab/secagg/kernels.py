@@ -16,6 +16,22 @@ PRIME = 2**31 - 1
 
 @njit(cache=True, nogil=True)
 @no_type_check
+def added(total, one, two, three, four):
+    """Add four masks, of which the first numbers count."""
+    for at in range(len(total)):
+        total[at] += (one[at] + two[at]) + (three[at] + four[at])
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def taken(total, one, two, three, four):
+    """Take them away."""
+    for at in range(len(total)):
+        total[at] -= (one[at] + two[at]) + (three[at] + four[at])
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
 def rounded(row, clip, most, found):
     """Turn uniform words into levels."""
     scale, unit = most / (2 * clip), 1 / 2**32

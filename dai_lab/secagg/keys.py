@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -32,6 +32,15 @@ SECRET = 32
 
 MASK_KEY = 16
 """Bytes of a key that is expanded into a mask by AES-128-CTR."""
+
+
+@runtime_checkable
+class Identity(Protocol):
+    """What checks an Ed25519 signature, as a public key does."""
+
+    def verify(self, signature: bytes, data: bytes, /) -> None:
+        """Raise ``InvalidSignature`` for one that does not fit."""
+
 
 
 def simulated(key: Key) -> Randomness:
@@ -122,7 +131,7 @@ def survivors_text(session: bytes, survivors: list[int]) -> bytes:
     return b"cons" + session + hashlib.sha256(ids(*survivors)).digest()
 
 
-def check(identity: Ed25519PublicKey, signature: bytes, text: bytes, client: int) -> None:
+def check(identity: Identity, signature: bytes, text: bytes, client: int) -> None:
     """Refuse what an identity did not sign."""
     try:
         identity.verify(signature, text)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from dai_lab.core import TooFew
 from dai_lab.secagg import keys, shamir, wire
+from dai_lab.secagg.keys import Identity
 from dai_lab.secagg.levels import unpack
 from dai_lab.secagg.masks import add_masks
 from dai_lab.secagg.terms import Terms, Vector
@@ -57,7 +57,7 @@ class Server:
     """
 
     def __init__(
-        self, terms: Terms, *, roster: Mapping[int, Ed25519PublicKey], neighbors: Neighbors
+        self, terms: Terms, *, roster: Mapping[int, Identity], neighbors: Neighbors
     ) -> None:
         self.terms, self.roster, self._neighbors = terms, roster, neighbors
         self._refused: dict[int, str] = {}
@@ -258,7 +258,8 @@ class Server:
         return messages
 
     def _note(self, way: bytes, client: int, data: bytes) -> None:
-        self._transcript.update(way + keys.ids(client, len(data)) + data)
+        self._transcript.update(way + keys.ids(client, len(data)))
+        self._transcript.update(data)
 
     def _enough(self, there: Collection[int]) -> None:
         if len(there) < self.terms.threshold:

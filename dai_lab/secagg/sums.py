@@ -251,8 +251,8 @@ def _neighborhoods(
 def _vanishing(clients: Sequence[int], sent: Rows, dropping: float, key: Key) -> set[int]:
     """Return who never sends a vector: by lot, or because the row is none."""
     coins = torch.rand(len(clients), generator=(key / "dropping").stream())
-    there = (coins >= dropping) & sent.isfinite().all(1).cpu()
-    return {client for client, stays in zip(clients, there.tolist(), strict=True) if not stays}
+    rows = zip(clients, coins.tolist(), sent.cpu().numpy(), strict=True)
+    return {one for one, coin, row in rows if coin < dropping or not np.isfinite(row).all()}
 
 
 def _encoded(
@@ -263,8 +263,9 @@ def _encoded(
         return terms.zeros()
     drawn = keys.simulated(key)(keys.MASK_KEY)
     found = terms.zeros()
-    found[: len(row)] = quantize(row, clip=clip, bits=bits, key=drawn)
-    found[: len(row)] *= terms.words(count)
+    np.multiply(
+        quantize(row, clip=clip, bits=bits, key=drawn), terms.words(count), out=found[: len(row)]
+    )
     found[len(row) :] = count
     return found
 
