@@ -41,7 +41,7 @@ def session(
         TooFew: Fewer clients are left than the threshold.
     """
     signers = {one: _signer(key.seed, one) for one in vectors}
-    roster = {one: _Once(signer.public_key()) for one, signer in signers.items()}
+    roster = {one: Once(signer.public_key()) for one, signer in signers.items()}
     server = cast[1](terms, roster=roster, neighbors=neighbors)
     clients = {
         one: cast[0](
@@ -79,7 +79,7 @@ def session(
         raise TooFew(f"{error} ({why})" if why else str(error)) from None
 
 
-class _Once:
+class Once:
     """A public key that checks the same signature once, though every neighbor asks."""
 
     def __init__(self, public: Ed25519PublicKey) -> None:
