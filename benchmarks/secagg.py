@@ -91,7 +91,7 @@ def openssl() -> float | None:
     """Return how many bytes a second OpenSSL encrypts in counter mode, where it is installed."""
     if shutil.which("openssl") is None:
         return None
-    asked = "openssl speed -mr -seconds 3 -bytes 16384 -evp aes-128-ctr".split()
+    asked = ["openssl", "speed", "-mr", "-seconds", "3", "-bytes", "16384", "-evp", "aes-128-ctr"]
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     return float(next(line for line in said.splitlines() if line.startswith("+F")).split(":")[-1])
 

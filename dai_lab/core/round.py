@@ -54,6 +54,9 @@ class Visible:
     """Takes inner products of ``base``, where most of them were taken before."""
     record: Record = field(default_factory=dict)
     """What it took to reveal just this, such as bytes and a transcript's hash."""
+    sum: Callable[[Float64[Tensor, "rows"]], Visible] | None = None
+    """Reveals one weighted sum of rows that are not revealed: ``base`` is then no more than their
+    likeness, vectors of a small space with the same lengths and angles."""
 
     def __post_init__(self) -> None:
         if not self.count == len(self.members) == len(self.weights):

@@ -29,6 +29,7 @@ from dai_lab.core import (
     Updates,
     Vector,
 )
+from dai_lab.federation.aggregating import aggregated
 from dai_lab.federation.founding import Federation
 from dai_lab.federation.verdicts import judge_on
 from dai_lab.privacy import clip
@@ -298,7 +299,7 @@ def _imagined(
             # Only the hostile send something else than before.
             compare = partial(_compared, among_honest, honest, rows, straight, lying)
             visible = replace(visible, compare=compare)
-        found = us.aggregator(visible, context)
+        found, _ = aggregated(us.aggregator, visible, context)
         kept = {
             one
             for members, share in zip(visible.members, found.shares.tolist(), strict=True)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dai_lab.core import Key, Rows, State, TooFew, Trace, Training, Updates
+from dai_lab.federation.aggregating import aggregated
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
 from dai_lab.federation.hostile import Told, told
@@ -184,15 +185,11 @@ def _carried_out(
             rows = rows * factors.unsqueeze(1)
         weights = mail.weights.to(rows.device)
         visible = us.secagg(rows, weights, clients=mail.clients, key=key / "secagg")
-        # A protocol counts its own bytes, where it has any.
-        spent |= {
-            name: visible.record[name]
-            for name in ("bytes_up", "bytes_down")
-            if name in visible.record
-        }
     with clock("aggregate"):
         context, worked = known(us, train, state, number, key / "aggregator")
-        found = us.aggregator(visible, context)
+        found, took = aggregated(us.aggregator, visible, context)
+        # A protocol counts its own bytes, where it has any.
+        spent |= {name: took[name] for name in ("bytes_up", "bytes_down") if name in took}
         spent["flops"] += worked()
         state = state.remember(found.memory)
         after = us.server(state.remember(_spoken_for(us, mail)), found.update)
@@ -204,7 +201,7 @@ def _carried_out(
         "rows_changed": meant.changed if meant else 0,
         "rows_not_finite": int((~rows.sum(1).isfinite()).sum()),
         "visible_rows": visible.count,
-        **{f"secagg/{name}": one for name, one in visible.record.items() if name not in spent},
+        **{f"secagg/{name}": one for name, one in took.items() if name not in spent},
         **verdict(visible, found, us.hostile),
         **({f"attack/{name}": one for name, one in meant.record.items()} if meant else {}),
         "train_loss": mean(mail.losses, mail.weights * ~lying),

@@ -1,6 +1,7 @@
 """Secure aggregation: what the server may see of what clients send, and how it is kept to that."""
 
 from dai_lab.secagg.client import Client
+from dai_lab.secagg.gram import gram
 from dai_lab.secagg.server import Server, Sum
 from dai_lab.secagg.sessions import session
 from dai_lab.secagg.sums import masked, one_shot
@@ -14,6 +15,7 @@ __all__ = [
     "Server",
     "Sum",
     "Terms",
+    "gram",
     "grouped",
     "ideal",
     "masked",

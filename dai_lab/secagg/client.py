@@ -132,13 +132,16 @@ class Client:
         self._next(2)
         if values.shape != (self.terms.width,) or values.dtype != self.terms.words:
             raise ValueError(f"secagg: a vector must be {self.terms.width} {self.terms.words}")
+        self._receive(sealed)
+        self._enough(len(self._held))
+        hidden = self.terms.reduced(self._hidden(values))
+        return wire.write_masked(pack(hidden, self.terms.modulus))
+
+    def _receive(self, sealed: bytes) -> None:
         for peer, text in wire.read_sealed(sealed).items():
             if peer not in self._peers:
                 raise Refused(f"secagg: client {peer} is no neighbor of {self.number}")
             self._held[peer] = self._opened(peer, text)
-        self._enough(len(self._held))
-        hidden = self.terms.reduced(self._hidden(values))
-        return wire.write_masked(pack(hidden, self.terms.modulus))
 
     def _hidden(self, values: Vector) -> Vector:
         """Add the own mask and those shared with whoever is still there."""

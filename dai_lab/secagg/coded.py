@@ -8,7 +8,7 @@ nothing of any single one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class CodedClient(Client):
     """
 
     def __init__(self, number: int, terms: Terms, **others: Any) -> None:
-        super().__init__(number, _over_the_field(terms), **others)
+        super().__init__(number, over_the_field(terms), **others)
 
     def share(self, introduction: bytes) -> bytes:
         """Step 1: get to know the others, and seal for each its code of the mask.
@@ -57,7 +57,9 @@ class CodedClient(Client):
         drawn = shamir.elements(self.terms.threshold * length, self._draw)
         pieces = drawn.astype(np.uint32).reshape(self.terms.threshold, length)
         self._secret_mask = pieces[: self.terms.threshold - self.terms.corrupt].reshape(-1)
-        codes = kernels.product(_powers(near, self.terms.threshold), pieces)
+        codes = kernels.product(
+            shamir.powers([one + 1 for one in near], self.terms.threshold), pieces
+        )
         sealed = {}
         for peer, code in zip(near, codes, strict=True):
             if peer == self.number:
@@ -71,9 +73,7 @@ class CodedClient(Client):
 
     def _opened(self, peer: int, text: bytes) -> NDArray[np.uint32]:
         plain = keys.unseal(self._agreed[peer], self._session, peer, self.number, text)
-        return _field(
-            plain, _length(self.terms), f"client {peer} sealed something else than a code"
-        )
+        return field(plain, _length(self.terms), f"client {peer} sealed something else than a code")
 
     def _hidden(self, values: Vector) -> Vector:
         """Add the mask, over the field."""
@@ -98,7 +98,7 @@ class CodedServer(Server):
     """The server of such a sum."""
 
     def __init__(self, terms: Terms, **others: Any) -> None:
-        super().__init__(_over_the_field(terms), **others)
+        super().__init__(over_the_field(terms), **others)
 
     def _add(self, vector: Vector) -> None:
         if (vector >= PRIME).any():
@@ -118,9 +118,9 @@ class CodedServer(Server):
         self._enough(found)
         terms, there = self.terms, sorted(found)
         some, spare = there[: terms.threshold], there[terms.threshold :]
-        decode = kernels.inverse(_powers(some, terms.threshold))
+        decode = kernels.inverse(shamir.powers([one + 1 for one in some], terms.threshold))
         pieces = kernels.product(decode, np.stack([found[one] for one in some]))
-        again = kernels.product(_powers(spare, terms.threshold), pieces)
+        again = kernels.product(shamir.powers([one + 1 for one in spare], terms.threshold), pieces)
         if any((code != found[one]).any() for one, code in zip(spare, again, strict=True)):
             raise Refused(
                 "secagg: the sums of codes contradict each other: a client sent a wrong one"
@@ -129,16 +129,21 @@ class CodedServer(Server):
         self._total = (
             (self._total.astype(np.uint64) + PRIME - mask.astype(np.uint64)) % PRIME
         ).astype(np.uint32)
-        return self._ended()
+        return self.ended()
 
     def _code(self, client: int, data: bytes) -> NDArray[np.uint32]:
         if client not in self._survivors:
             raise Refused(f"secagg: client {client} never sent a vector")
         text = wire.read_masked(data)
-        return _field(text, _length(self.terms), f"client {client} sent no sum of codes")
+        return field(text, _length(self.terms), f"client {client} sent no sum of codes")
 
 
-def _over_the_field(terms: Terms) -> Terms:
+def over_the_field(terms: Terms) -> Terms:
+    """Return the terms.
+
+    Raises:
+        ValueError: They are not over the field.
+    """
     if terms.modulus != WIDTH:
         raise ValueError(
             f"terms: modulus must be {WIDTH} bits for coded masks, got {terms.modulus}"
@@ -150,13 +155,12 @@ def _length(terms: Terms) -> int:
     return -(-terms.width // (terms.threshold - terms.corrupt))
 
 
-def _powers(clients: Sequence[int], degree: int) -> NDArray[np.uint64]:
-    """Return each client's point to the powers from 0 to ``degree - 1``, over the field."""
-    rows = [[pow(one + 1, power, PRIME) for power in range(degree)] for one in clients]
-    return np.array(rows, np.uint64).reshape(len(clients), degree)
+def field(data: bytes | memoryview, count: int, complaint: str) -> NDArray[np.uint32]:
+    """Read packed field elements.
 
-
-def _field(data: bytes | memoryview, count: int, complaint: str) -> NDArray[np.uint32]:
+    Raises:
+        Refused: They are none, or not as many; ``complaint`` says whose.
+    """
     try:
         found = unpack(data, count, WIDTH).astype(np.uint32)
     except ValueError:

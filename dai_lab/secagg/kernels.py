@@ -149,6 +149,23 @@ def product(matrix, vectors):
 
 @njit(cache=True, nogil=True)
 @no_type_check
+def inner(vectors):
+    """Multiply every two of some vectors, ``[n, width]``: those of the upper triangle, in rows."""
+    count, at = len(vectors), 0
+    found = np.empty(count * (count + 1) // 2, np.uint32)
+    for one in range(count):
+        for other in range(one, count):
+            held = np.uint64(0)
+            for place in range(vectors.shape[1]):
+                value = np.uint64(vectors[one, place]) * np.uint64(vectors[other, place])
+                held += (value & np.uint64(PRIME)) + (value >> np.uint64(31))
+            found[at] = held % np.uint64(PRIME)
+            at += 1
+    return found
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
 def inverse(matrix):
     """Invert a square matrix over the field, which is known to have an inverse."""
     size = len(matrix)

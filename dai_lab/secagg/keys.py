@@ -42,7 +42,6 @@ class Identity(Protocol):
         """Raise ``InvalidSignature`` for one that does not fit."""
 
 
-
 def simulated(key: Key) -> Randomness:
     """Draw secrets of a simulated client from its place in a run, by AES-256-CTR."""
     seed = derive(hashlib.sha256(place(key)).digest(), b"simulated", SECRET)

@@ -194,9 +194,10 @@ class Server:
                 masks.append(keys.mask_key(agreed, self._session, owner, peer))
                 signs.append(-1 if peer > owner else 1)
         add_masks(self._total, masks, signs)
-        return self._ended()
+        return self.ended()
 
-    def _ended(self) -> Sum:
+    def ended(self) -> Sum:
+        """Return what came of the session so far."""
         return Sum(
             self.terms.reduced(self._total), tuple(self._survivors), dict(self._refused),
             self._transcript.digest(), self._up, self._down,
@@ -261,9 +262,10 @@ class Server:
         self._transcript.update(way + keys.ids(client, len(data)))
         self._transcript.update(data)
 
-    def _enough(self, there: Collection[int]) -> None:
-        if len(there) < self.terms.threshold:
+    def _enough(self, there: Collection[int], least: int | None = None) -> None:
+        least = least or self.terms.threshold
+        if len(there) < least:
             raise TooFew(
-                f"secagg: {len(there)} clients are left, and the threshold is "
-                f"{self.terms.threshold}: lower secagg.threshold, or raise the cohort"
+                f"secagg: {len(there)} clients are left, and the threshold is {least}: lower "
+                "secagg.threshold, or raise the cohort"
             )

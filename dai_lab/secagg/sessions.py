@@ -40,7 +40,7 @@ def session(
     Raises:
         TooFew: Fewer clients are left than the threshold.
     """
-    signers = {one: _signer(key.seed, one) for one in vectors}
+    signers = {one: signer(key.seed, one) for one in vectors}
     roster = {one: Once(signer.public_key()) for one, signer in signers.items()}
     server = cast[1](terms, roster=roster, neighbors=neighbors)
     clients = {
@@ -86,12 +86,13 @@ class Once:
         self._public, self._found = public, set[tuple[bytes, bytes]]()
 
     def verify(self, signature: bytes, data: bytes, /) -> None:
+        """Raise ``InvalidSignature`` for one that does not fit."""
         if (signature, data) not in self._found:
             self._public.verify(signature, data)
             self._found.add((signature, data))
 
 
 @cache
-def _signer(seed: int, client: int) -> Ed25519PrivateKey:
+def signer(seed: int, client: int) -> Ed25519PrivateKey:
     """Return a simulated client's long-term identity."""
     return keys.identity(keys.simulated(Key(seed) / "identity" / client)(keys.SECRET))

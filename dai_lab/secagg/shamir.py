@@ -6,6 +6,7 @@ computed where their secrets are known anyway.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,12 @@ def elements(count: int, randomness: Randomness) -> NDArray[np.uint64]:
     while (bad := np.flatnonzero(found == PRIME)).size:
         found[bad] = np.frombuffer(randomness(4 * bad.size), "<u4") & np.uint32(PRIME)
     return found.astype(np.uint64)
+
+
+def powers(points: Sequence[int], degree: int) -> NDArray[np.uint64]:
+    """Return each point to the powers from 0 to ``degree - 1``, ``[points, degree]``."""
+    rows = [[pow(one, power, PRIME) for power in range(degree)] for one in points]
+    return np.array(rows, np.uint64).reshape(len(points), degree)
 
 
 def weights_at_zero(points: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -80,7 +80,7 @@ def masked(
     Source:
         Bonawitz et al. 2017, ePrint 2017/281; Bell et al. 2020, ePrint 2020/704.
     """
-    _shares(corrupt=corrupt, dropping=dropping, spare=spare)
+    shares(corrupt=corrupt, dropping=dropping, spare=spare)
     counts = _whole(weights, heaviest) if weighted else [1] * len(clients)
     most = max(heaviest or max(counts), 1) if weighted else 1
     near, least, helping = _neighborhoods(
@@ -139,7 +139,7 @@ def one_shot(
     Source:
         LightSecAgg: So et al. 2022, arXiv:2109.14236.
     """
-    _shares(corrupt=corrupt, dropping=dropping)
+    shares(corrupt=corrupt, dropping=dropping)
     counts = _whole(weights, heaviest) if weighted else [1] * len(clients)
     most = max(heaviest or max(counts), 1) if weighted else 1
     size, needed = len(clients), modulus(bits, len(clients) * most)
@@ -161,8 +161,9 @@ def one_shot(
     )  # fmt: skip
 
 
-def _shares(**shares: float) -> None:
-    for name, share in shares.items():
+def shares(**knobs: float) -> None:
+    """Refuse a share that is none; the message names the knob."""
+    for name, share in knobs.items():
         if not 0 <= share < 1:
             raise ValueError(f"secagg.{name} must be a share in [0, 1), got {share}")
 
@@ -188,10 +189,13 @@ def _mean(
             f"secagg.threshold must be {terms.least(near + 1)} or more of {near + 1}, or "
             f"secagg.corrupt lower, got {terms.threshold}"
         )
-    gone = _vanishing(clients, sent, dropping, key)
+    gone = vanishing(clients, dropping, key)
+    # A row that is not finite cannot be encoded: its client is gone, too.
+    rows = sent.cpu().numpy()
+    gone |= {one for one, row in zip(clients, rows, strict=True) if not np.isfinite(row).all()}
     vectors = {
         client: _encoded(row, count, terms, clip=clip, bits=bits, key=key / "rounding" / client)
-        for client, row, count in zip(clients, sent.cpu().numpy(), counts, strict=True)
+        for client, row, count in zip(clients, rows, counts, strict=True)
     }
     if rehearsal:
         stayed = tuple(one for one in clients if one not in gone)
@@ -248,11 +252,10 @@ def _neighborhoods(
     return near, min(usual, near + 1) if threshold is None else threshold, helping
 
 
-def _vanishing(clients: Sequence[int], sent: Rows, dropping: float, key: Key) -> set[int]:
-    """Return who never sends a vector: by lot, or because the row is none."""
+def vanishing(clients: Sequence[int], dropping: float, key: Key) -> set[int]:
+    """Draw by lot who vanishes in the middle of a session."""
     coins = torch.rand(len(clients), generator=(key / "dropping").stream())
-    rows = zip(clients, coins.tolist(), sent.cpu().numpy(), strict=True)
-    return {one for one, coin, row in rows if coin < dropping or not np.isfinite(row).all()}
+    return {one for one, coin in zip(clients, coins.tolist(), strict=True) if coin < dropping}
 
 
 def _encoded(

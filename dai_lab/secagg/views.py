@@ -112,6 +112,8 @@ def grouped(
                 key=key / number, rehearsal=rehearsal,
             )
         )  # fmt: skip
+    if any(one.sum is not None for one in found):
+        raise ValueError("secagg.of must reveal a row of each group, as ideal and pairwise do")
     return Visible(
         torch.cat([one.base for one in found]),
         tuple(members for one in found for members in one.members),

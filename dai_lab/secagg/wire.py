@@ -246,6 +246,21 @@ def read_consent(data: bytes) -> bytes:
     return found
 
 
+def write_weights(weights: Mapping[int, int]) -> bytes:
+    """Encode what each client's row counts for, whole numbers of 32 bits, with their signs."""
+    return _write(Writer(b"wts"), {one: struct.pack("<i", weights[one]) for one in weights}).done()
+
+
+def read_weights(data: bytes) -> dict[int, int]:
+    """Decode what each client's row counts for; raises ``Refused``."""
+    reader = Reader(data, b"wts")
+    found = _read(reader)
+    reader.done()
+    if any(len(one) != 4 for one in found.values()):
+        raise Refused("wire: a weight must be 4 bytes")
+    return {one: int(struct.unpack("<i", found[one])[0]) for one in found}
+
+
 def write_revealed(revealed: Revealed) -> bytes:
     """Encode the shares that a client gives up."""
     return _write(_write(Writer(b"rev"), revealed.own), revealed.keys).done()

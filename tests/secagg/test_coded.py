@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from dai_lab import secagg
 from dai_lab.core import Key, TooFew
 from dai_lab.secagg import Refused, Terms, kernels, keys, session, wire
-from dai_lab.secagg.coded import WIDTH, CodedClient, CodedServer, _powers
+from dai_lab.secagg.coded import WIDTH, CodedClient, CodedServer
 from dai_lab.secagg.levels import pack, unpack
 from dai_lab.secagg.sessions import STEPS
-from dai_lab.secagg.shamir import PRIME
+from dai_lab.secagg.shamir import PRIME, powers
 
 SEEDS = st.integers(0, 999)
 
@@ -138,12 +138,12 @@ def test_as_many_codes_as_are_corrupt_fit_every_mask(seed, data):
     )
     stream = np.random.default_rng(seed)
     pieces, other = stream.integers(0, PRIME, (2, decode, 3), dtype=np.uint32)
-    powers, open_ = _powers(spies, decode), decode - corrupt
-    seen = kernels.product(powers, pieces).astype(np.uint64)
-    explained = kernels.product(powers[:, :open_], other[:open_])
+    ladder, open_ = powers([one + 1 for one in spies], decode), decode - corrupt
+    seen = kernels.product(ladder, pieces).astype(np.uint64)
+    explained = kernels.product(ladder[:, :open_], other[:open_])
     rest = ((seen + PRIME - explained) % PRIME).astype(np.uint32)
-    noise = kernels.product(kernels.inverse(powers[:, open_:]), rest)
-    again = kernels.product(powers, np.concatenate([other[:open_], noise]))
+    noise = kernels.product(kernels.inverse(ladder[:, open_:]), rest)
+    again = kernels.product(ladder, np.concatenate([other[:open_], noise]))
     assert (again == seen).all() and (other != pieces).any()
 
 
