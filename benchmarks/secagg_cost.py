@@ -237,7 +237,7 @@ def _panel(axes: Axes, frame: DataFrame, by: str, what: str, looks: Any) -> None
         )  # fmt: skip
 
 
-def frame_of_costs() -> DataFrame:
+def costs() -> DataFrame:
     """Return what has been measured, as numbers."""
     from pandas import read_csv
 
@@ -282,7 +282,7 @@ def main() -> None:
         )
     if any(left(list(CELLS), [asked.seeds[0]])):
         return print("some cells are left: no table yet")
-    frame = frame_of_costs()
+    frame = costs()
     readme = PLACE / "README.md"
     readme.write_text(filled(readme.read_text(), frame))
     for suffix, dark in (("", False), ("-dark", True)):

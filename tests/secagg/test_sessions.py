@@ -310,17 +310,17 @@ def test_the_same_seed_gives_the_same_transcript_and_another_place_another():
 
 READERS = [
     wire.read_advert, wire.read_introduction, wire.read_sealed, wire.read_masked,
-    wire.read_request, wire.read_consent, wire.read_revealed,
+    wire.read_request, wire.read_consent, wire.read_revealed, wire.read_weights,
 ]  # fmt: skip
 WRITERS = [
     wire.write_advert, wire.write_introduction, wire.write_sealed, wire.write_masked,
-    wire.write_request, wire.write_consent, wire.write_revealed,
+    wire.write_request, wire.write_consent, wire.write_revealed, wire.write_weights,
 ]  # fmt: skip
-TAGS = (b"adv", b"int", b"shr", b"vec", b"req", b"con", b"rev")
+TAGS = (b"adv", b"int", b"shr", b"vec", b"req", b"con", b"rev", b"wts")
 
 
 @settings(max_examples=300)
-@given(at=st.integers(0, 6), tagged=st.booleans(), data=st.binary(max_size=300))
+@given(at=st.integers(0, 7), tagged=st.booleans(), data=st.binary(max_size=300))
 def test_a_decoder_takes_only_what_an_encoder_gives(at, tagged, data):
     data = TAGS[at] + data if tagged else data
     try:
@@ -341,8 +341,9 @@ def test_a_message_with_any_bit_changed_is_refused_or_read_as_what_it_now_says(d
         wire.write_sealed(sealed), wire.write_masked(bytes(50)),
         wire.write_request(wire.Request([1, 4, 6], sealed)), wire.write_consent(bytes(64)),
         wire.write_revealed(wire.Revealed({1: bytes(36)}, {2: bytes(36), 5: bytes(36)})),
+        wire.write_weights({1: -3, 2: 70_000}),
     ]  # fmt: skip
-    at = data.draw(st.integers(0, 6))
+    at = data.draw(st.integers(0, 7))
     bit = data.draw(st.integers(0, 8 * len(messages[at]) - 1))
     bent = bytearray(messages[at])
     bent[bit // 8] ^= 1 << bit % 8
