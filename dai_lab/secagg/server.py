@@ -21,6 +21,9 @@ from dai_lab.secagg.wire import Refused
 
 Read = TypeVar("Read")
 
+Shares = tuple[NDArray[np.int64], NDArray[np.uint32]]
+"""Whose secrets a client holds shares of, and these, ``[owners, 9]``."""
+
 Neighbors = Callable[[Sequence[int]], Mapping[int, Sequence[int]]]
 """From those who advertised keys to the neighbors of each."""
 
@@ -174,13 +177,10 @@ class Server:
             TooFew: Too few shares of some client's secret.
             Refused: Shares that do not give the key that was advertised.
         """
-        shares: dict[int, dict[int, NDArray[np.uint32]]] = defaultdict(dict)
-        alive = set(self._survivors)
-        for giver, given in self._decoded(revealed, self._revealed).items():
-            for owner, part in {**given.own, **given.keys}.items():
-                shares[owner][giver] = np.frombuffer(part, "<u4").astype(np.uint32)
-        secrets = self._combined(shares)
-        masks, signs = [], []
+        given = self._decoded(revealed, self._revealed)
+        self._enough(given)
+        secrets = self._combined(given)
+        masks, signs, alive = [], [], set(self._survivors)
         for owner in self._shared:
             if owner in alive:
                 masks.append(keys.own_mask_key(secrets[owner], self._session))
@@ -203,35 +203,45 @@ class Server:
             self._transcript.digest(), self._up, self._down,
         )  # fmt: skip
 
-    def _revealed(self, client: int, data: bytes) -> wire.Revealed:
+    def _revealed(self, client: int, data: bytes) -> Shares:
         if client not in self._survivors:
             raise Refused(f"secagg: client {client} never sent a vector")
         found = wire.read_revealed(data)
         near, alive = self._near[client] & set(self._shared), set(self._survivors)
         if found.own.keys() != near & alive or found.keys.keys() != near - alive:
             raise Refused(f"secagg: client {client} gave up other shares than it was asked for")
-        for part in (*found.own.values(), *found.keys.values()):
-            if len(part) != 4 * shamir.LIMBS or (np.frombuffer(part, "<u4") >= shamir.PRIME).any():
-                raise Refused(f"secagg: client {client} gave up something else than shares")
-        return found
+        given = {**found.own, **found.keys}
+        sizes = {len(one) for one in given.values()}
+        shares = np.frombuffer(b"".join(given.values()), "<u4").astype(np.uint32)
+        if sizes != {4 * shamir.LIMBS} or (shares >= shamir.PRIME).any():
+            raise Refused(f"secagg: client {client} gave up something else than shares")
+        return np.array([*given], np.int64), shares.reshape(-1, shamir.LIMBS)
 
-    def _combined(self, shares: Mapping[int, Mapping[int, NDArray[np.uint32]]]) -> dict[int, bytes]:
+    def _combined(self, given: Mapping[int, Shares]) -> dict[int, bytes]:
         """Put secrets together, those whose shares come from the same clients at once."""
-        together: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for owner in self._shared:
-            there = sorted(shares.get(owner, {}))[: self.terms.threshold]
-            if len(there) < self.terms.threshold:
-                raise TooFew(
-                    f"secagg: {len(there)} shares of client {owner}'s secret are left, and the "
-                    f"threshold is {self.terms.threshold}: lower secagg.threshold, or see to it "
-                    "that more clients stay to the end"
-                )
-            together[tuple(there)].append(owner)
+        least = self.terms.threshold
+        givers = np.repeat([*given], [len(owners) for owners, _ in given.values()])
+        owners = np.concatenate([each for each, _ in given.values()])
+        order = np.lexsort((givers, owners))
+        known, firsts, counts = np.unique(owners[order], return_index=True, return_counts=True)
+        there = dict(zip(known.tolist(), counts.tolist(), strict=True))
+        left = {one: there.get(one, 0) for one in self._shared}
+        if poor := [one for one, count in left.items() if count < least]:
+            raise TooFew(
+                f"secagg: {left[poor[0]]} shares of client {poor[0]}'s secret are left, and the "
+                f"threshold is {least}: lower secagg.threshold, or see to it that more clients "
+                "stay to the end"
+            )
+        taken = order[firsts[:, None] + np.arange(least)]
+        shares = np.concatenate([each for _, each in given.values()])[taken]
+        together: dict[bytes, list[int]] = defaultdict(list)
+        for at, one in enumerate(givers[taken]):
+            together[one.tobytes()].append(at)
         found = {}
-        for givers, owners in together.items():
-            stacked = np.stack([[shares[owner][giver] for giver in givers] for owner in owners])
-            secrets = shamir.combine_many(np.array(givers, dtype=np.int64) + 1, stacked)
-            for owner, limbs in zip(owners, secrets, strict=True):
+        for places in together.values():
+            points = givers[taken[places[0]]] + 1
+            secrets = shamir.combine_many(points, shares[places])
+            for owner, limbs in zip(known[places].tolist(), secrets, strict=True):
                 try:
                     found[owner] = shamir.joined(limbs)
                 except ValueError:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+
+import numpy as np
 
 KEY, SIGNATURE = 32, 64
 """Bytes of a public key (X25519) and of a signature (Ed25519)."""
@@ -31,6 +33,19 @@ class Advert:
     mask: bytes
     signature: bytes
     """Of the client's long-term identity."""
+
+    @cached_property
+    def packed(self) -> bytes:
+        """The three, one after another."""
+        writer = Writer(b"").raw(self.channel, KEY).raw(self.mask, KEY)
+        return writer.raw(self.signature, SIGNATURE).done()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Advert:
+        """Take them apart."""
+        if len(data) != 2 * KEY + SIGNATURE:
+            raise Refused("wire: public keys and a signature of another size")
+        return cls(data[:KEY], data[KEY : 2 * KEY], data[2 * KEY :])
 
 
 @dataclass(frozen=True)
@@ -134,62 +149,58 @@ class Reader:
 
 
 def _ordered(ids: Sequence[int]) -> None:
-    if any(one >= other for one, other in pairwise(ids)):
+    if list(ids) != sorted(set(ids)):
         raise Refused("wire: ids must rise")
 
 
 def _write(writer: Writer, fields: Mapping[int, bytes]) -> Writer:
-    writer.number(len(fields))
-    for one in sorted(fields):
-        writer.number(one).field(fields[one])
+    """Write ids, then fields that are all of one size."""
+    ids = sorted(fields)
+    width = len(fields[ids[0]]) if ids else 0
+    if {*map(len, fields.values())} > {width}:
+        raise ValueError(f"wire: fields of {width} bytes and others")
+    writer.number(len(ids)).number(width).parts.append(np.array(ids, "<u4").tobytes())
+    writer.parts += [fields[one] for one in ids]
     return writer
 
 
 def _read(reader: Reader) -> dict[int, bytes]:
-    pairs = [(reader.number(), reader.field()) for _ in range(reader.count(least=8))]
-    _ordered([one for one, _ in pairs])
-    return dict(pairs)
-
-
-def _advert(writer: Writer, advert: Advert) -> Writer:
-    writer.raw(advert.channel, KEY).raw(advert.mask, KEY)
-    return writer.raw(advert.signature, SIGNATURE)
-
-
-def _read_advert(reader: Reader) -> Advert:
-    return Advert(reader.raw(KEY), reader.raw(KEY), reader.raw(SIGNATURE))
+    count = reader.count(least=4)
+    width = reader.number()
+    if width and not count:
+        raise Refused("wire: nothing has no size")
+    ids: list[int] = np.frombuffer(reader.raw(4 * count), "<u4").tolist()
+    _ordered(ids)
+    text = reader.raw(count * width)
+    return {one: text[at * width : (at + 1) * width] for at, one in enumerate(ids)}
 
 
 def write_advert(advert: Advert) -> bytes:
     """Encode round 0 of a client."""
-    return _advert(Writer(b"adv"), advert).done()
+    return b"adv" + advert.packed
 
 
 def read_advert(data: bytes) -> Advert:
     """Decode round 0 of a client; raises ``Refused``."""
     reader = Reader(data, b"adv")
-    found = _read_advert(reader)
+    found = Advert.unpacked(reader.raw(2 * KEY + SIGNATURE))
     reader.done()
     return found
 
 
 def write_introduction(one: Introduction) -> bytes:
     """Encode what begins round 1."""
-    writer = Writer(b"int").raw(one.session, KEY).number(len(one.adverts))
-    for peer in sorted(one.adverts):
-        _advert(writer.number(peer), one.adverts[peer])
-    return writer.done()
+    packed = {peer: advert.packed for peer, advert in one.adverts.items()}
+    return _write(Writer(b"int").raw(one.session, KEY), packed).done()
 
 
 def read_introduction(data: bytes) -> Introduction:
     """Decode what begins round 1; raises ``Refused``."""
     reader = Reader(data, b"int")
     session = reader.raw(KEY)
-    least = 4 + 2 * KEY + SIGNATURE
-    pairs = [(reader.number(), _read_advert(reader)) for _ in range(reader.count(least))]
-    _ordered([peer for peer, _ in pairs])
+    found = {peer: Advert.unpacked(data) for peer, data in _read(reader).items()}
     reader.done()
-    return Introduction(session, dict(pairs))
+    return Introduction(session, found)
 
 
 def write_sealed(sealed: Mapping[int, bytes]) -> bytes:
@@ -218,15 +229,14 @@ def read_masked(data: bytes) -> memoryview:
 def write_request(request: Request) -> bytes:
     """Encode the survivors, and who signed them."""
     writer = Writer(b"req").number(len(request.survivors))
-    for one in request.survivors:
-        writer.number(one)
+    writer.parts.append(np.array(request.survivors, "<u4").tobytes())
     return _write(writer, request.consents).done()
 
 
 def read_request(data: bytes) -> Request:
     """Decode the survivors, and who signed them; raises ``Refused``."""
     reader = Reader(data, b"req")
-    survivors = [reader.number() for _ in range(reader.count(least=4))]
+    survivors = np.frombuffer(reader.raw(4 * reader.count(least=4)), "<u4").tolist()
     _ordered(survivors)
     consents = _read(reader)
     reader.done()
