@@ -36,7 +36,8 @@ def draw_heat(
 ) -> Figure:
     """Draw accuracies or successes, aggregators down and attacks across, a panel a world.
 
-    The last column is the worst of each row; what was not tried stays empty.
+    The last column is the worst of each row; what was not tried stays empty, and an aggregator
+    that was not tried at all in a world has no row there.
 
     Args:
         trials: One for each aggregator, world and attack.
@@ -58,15 +59,19 @@ def draw_heat(
         raise ValueError(f"heat: no finished run has {metric} to draw: {', '.join(LOWEST)}")
     if metric != "test_accuracy":  # every run has that, unless it broke down before it was judged
         trials = measured
-    worlds, attacks, names = (
-        [*dict.fromkeys(getattr(trial, what) for trial in trials)]
-        for what in ("world", "attack", "algorithm")
+    worlds, attacks = (
+        [*dict.fromkeys(getattr(trial, what) for trial in trials)] for what in ("world", "attack")
     )
+    known = [*dict.fromkeys(trial.algorithm for trial in trials)]
+    there = {(trial.world, trial.algorithm) for trial in trials}
+    rows = {world: [name for name in known if (world, name) in there] for world in worlds}
     with theme(dark=dark):
-        wide, deep = 2.6 + 0.62 * (len(attacks) + 1), 1.5 + 0.34 * len(names)
-        figure = canvas(Figure(figsize=(wide, deep * len(worlds)), layout="constrained"), dark=dark)
-        panels = figure.subplots(len(worlds), 1, squeeze=False)[:, 0]
-        for axes, world in zip(panels, worlds, strict=True):
+        wide = 2.6 + 0.62 * (len(attacks) + 1)
+        lines = [len(names) for names in rows.values()]
+        deep = 1.2 + 0.34 * sum(lines) + 0.45 * len(lines)
+        figure = canvas(Figure(figsize=(wide, deep), layout="constrained"), dark=dark)
+        panels = figure.subplots(len(worlds), 1, squeeze=False, height_ratios=lines)[:, 0]
+        for axes, (world, names) in zip(panels, rows.items(), strict=True):
             values = np.full((len(names), len(attacks) + 1), np.nan)
             for trial in trials:
                 if trial.world == world:
@@ -87,11 +92,13 @@ def draw_heat(
                         fontsize=9,
                     )  # fmt: skip
             axes.axvline(len(attacks) - 0.5, color=axes.get_facecolor(), lw=4)
-            axes.set_xticks(range(len(attacks) + 1), [*attacks, "worst"], rotation=35, ha="right")
+            axes.set_xticks([])
             axes.set_yticks(range(len(names)), names)
             axes.tick_params(length=0)
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
             axes.set_title(f"{world}: {of} {metric.replace('_', ' ')}", loc="left")
+        words = [*attacks, "worst"]
+        panels[-1].set_xticks(range(len(words)), words, rotation=35, ha="right")
         figure.draw_without_rendering()
     return figure
