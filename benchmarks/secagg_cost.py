@@ -212,9 +212,9 @@ def draw(frame: DataFrame, *, dark: bool = False) -> Figure:
                 axes[line, column].set(xlabel=label, ylabel=name, xscale="log", yscale="log")
         _panel(axes[0, 2], frame, "clients", "rows_up", looks)
         axes[0, 2].set(xlabel=views["clients"], xscale="log", yscale="log")
-        axes[0, 2].set_ylabel("sent by a client, in rows of 32 bits")
+        axes[0, 2].set_ylabel("sent by a client, in rows")
         _panel(axes[1, 2], frame, "lost", "server_ms", looks)
-        axes[1, 2].set(xlabel="share lost (100 clients, 100,000 entries)", yscale="log")
+        axes[1, 2].set(xlabel="share lost (of 100 clients)", yscale="log")
         axes[1, 2].set_ylabel("the server, ms of CPU")
         legend(figure, {one: one for one in PROTOCOLS}, 11)
     return figure
