@@ -42,7 +42,7 @@ def test_rules_that_only_compare_come_to_the_same_as_with_all_rows(rule):
         (aggregators.median, "looks at coordinates"),
         (lambda one, more: aggregators.trimmed_mean(one, more, f=2), "looks at coordinates"),
         (aggregators.centered_clipping, "remembers vectors"),
-        (lambda one, more: aggregators.krum(one, more, f=2), "that is one's by half"),
+        (lambda one, more: aggregators.krum(one, more, f=2), "that is one row's by half"),
     ],
 )
 def test_rules_that_a_likeness_is_not_enough_for_are_refused(rule, complaint):
@@ -58,7 +58,7 @@ def test_a_rule_on_a_likeness_is_told_nothing_of_the_model():
         return aggregators.mean(visible, context)
 
     both(rule)
-    assert told[1:] == [(None,) * 4] * 2
+    assert told[1:] == [(None,) * 4] * 3
 
 
 def test_revealed_rows_are_aggregated_once():

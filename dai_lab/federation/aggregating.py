@@ -20,8 +20,9 @@ def aggregated(
     """Run a rule on what the server sees.
 
     Where that is only a likeness of the rows, of the same lengths and angles, the rule must come to
-    the same weighted sum whatever the axes; that sum is then taken of the rows themselves. It is
-    found out by turning the axes and asking again. Such a rule is told nothing of the model.
+    the same weighted sum whatever the axes; that sum is then taken of the rows themselves. Two
+    turns of the axes try it: a rule that comes to the same by chance is not found out. Such a rule
+    is told nothing of the model.
 
     Returns:
         The verdict, and what it took to reveal what was seen and summed.
@@ -35,16 +36,16 @@ def aggregated(
     found = aggregator(visible, alone)
     if found.memory:
         raise ValueError("secagg=gram: this aggregator remembers vectors: use secagg=grouped")
-    drawn = torch.randn(
-        (visible.base.shape[1],) * 2, generator=(context.key / "axes").stream(), dtype=torch.float64
-    )
-    axes = torch.linalg.qr(drawn).Q.to(visible.base)
-    again = aggregator(replace(visible, base=visible.base @ axes), alone)
-    if _apart(found.update @ axes, again.update):
-        raise ValueError(
-            "secagg=gram: this aggregator looks at coordinates, and there are only lengths and "
-            "angles: use secagg=grouped"
-        )
+    stream, size = (context.key / "axes").stream(), visible.base.shape[1]
+    for _ in range(2):
+        drawn = torch.randn((size, size), generator=stream, dtype=torch.float64)
+        axes = torch.linalg.qr(drawn).Q.to(visible.base)
+        again = aggregator(replace(visible, base=visible.base @ axes), alone)
+        if _apart(found.update @ axes, again.update):
+            raise ValueError(
+                "secagg=gram: this aggregator looks at coordinates, and there are only lengths and "
+                "angles: use secagg=grouped"
+            )
     summed = visible.sum(_weights(visible.base.double(), found))
     return replace(found, update=summed.base[0]), summed.record
 
@@ -54,8 +55,10 @@ def _weights(base: Float64[Tensor, "n n"], found: Aggregate) -> Float64[Tensor, 
     update, shares = found.update.double(), found.shares.double()
     if not _apart(shares @ base, update):
         return shares
-    row: Tensor = torch.linalg.lstsq(base.T, update[:, None], driver="gelsd").solution[:, 0]
-    return row
+    # Small, and on a GPU there is no driver for rows that depend on each other.
+    of, to = base.T.cpu(), update[:, None].cpu()
+    row: Tensor = torch.linalg.lstsq(of, to, rcond=1e-5, driver="gelsd").solution[:, 0]
+    return row.to(base.device)
 
 
 def _apart(one: Tensor, other: Tensor) -> bool:

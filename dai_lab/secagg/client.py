@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -87,16 +87,24 @@ class Client:
         shares = shamir.share(
             secrets, threshold=self.terms.threshold, points=points, randomness=self._draw
         )
-        self._agreed = {
-            peer: keys.agreed(self._channel, advert.channel) for peer, advert in self._peers.items()
-        }
+        return self._dealt(near, shares, lambda part: part.astype("<u4").tobytes())
+
+    def _dealt(
+        self,
+        near: Sequence[int],
+        parts: Iterable[NDArray[np.uint32]],
+        text: Callable[[NDArray[np.uint32]], bytes],
+    ) -> bytes:
+        """Keep the own part, and seal the others for whom they are."""
         sealed = {}
-        for peer, part in zip(near, shares, strict=True):
+        for peer, part in zip(near, parts, strict=True):
             if peer == self.number:
                 self._held[peer] = part
-            else:
-                text = part.astype("<u4").tobytes()
-                sealed[peer] = keys.seal(self._agreed[peer], self._session, self.number, peer, text)
+                continue
+            self._agreed[peer] = keys.agreed(self._channel, self._peers[peer].channel)
+            sealed[peer] = keys.seal(
+                self._agreed[peer], self._session, self.number, peer, text(part)
+            )
         return wire.write_sealed(sealed)
 
     def _meet(self, told: wire.Introduction) -> None:
@@ -156,8 +164,9 @@ class Client:
 
     def _opened(self, peer: int, text: bytes) -> NDArray[np.uint32]:
         plain = keys.unseal(self._agreed[peer], self._session, peer, self.number, text)
-        part = np.frombuffer(plain, "<u4").astype(np.uint32)
-        if part.shape != (2 * shamir.LIMBS,) or (part >= shamir.PRIME).any():
+        sizes = len(plain) == 8 * shamir.LIMBS
+        part = np.frombuffer(plain if sizes else b"", "<u4").astype(np.uint32)
+        if not sizes or (part >= shamir.PRIME).any():
             raise Refused(f"secagg: client {peer} sealed something else than shares")
         return part
 

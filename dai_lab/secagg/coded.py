@@ -60,16 +60,7 @@ class CodedClient(Client):
         codes = kernels.product(
             shamir.powers([one + 1 for one in near], self.terms.threshold), pieces
         )
-        sealed = {}
-        for peer, code in zip(near, codes, strict=True):
-            if peer == self.number:
-                self._held[peer] = code
-                continue
-            self._agreed[peer] = keys.agreed(self._channel, self._peers[peer].channel)
-            sealed[peer] = keys.seal(
-                self._agreed[peer], self._session, self.number, peer, pack(code, WIDTH)
-            )
-        return wire.write_sealed(sealed)
+        return self._dealt(near, codes, lambda code: pack(code, WIDTH))
 
     def _opened(self, peer: int, text: bytes) -> NDArray[np.uint32]:
         plain = keys.unseal(self._agreed[peer], self._session, peer, self.number, text)

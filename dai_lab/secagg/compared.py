@@ -26,6 +26,13 @@ from dai_lab.secagg.wire import Refused
 
 Field = NDArray[np.uint32]
 
+TOTAL = 2**14
+"""What weights add up to: a weighted sum of rows of less than 2^15 stays below half of the field.
+
+It is a number from which its rows could be told, as its digits can, for weights differ: so each of
+``n`` clients adds noise of up to ``TOTAL / n`` to every entry, less than rounding does to a mean.
+"""
+
 
 class Code:
     """How rows of some terms are coded.
@@ -57,6 +64,12 @@ class Code:
         whole[: len(row)] = row
         held = np.concatenate([whole, noise]).reshape(-1, self.length)
         return self._moved(self.places, held, points(clients))
+
+    def blur(self, clients: int, draw: keys.Randomness) -> Field:
+        """Draw what one of so many clients adds to the sum, ``[width]``."""
+        most = TOTAL // clients
+        drawn = shamir.elements(self.terms.width, draw) % np.uint64(2 * most + 1)
+        return ((drawn + np.uint64(PRIME - most)) % np.uint64(PRIME)).astype(np.uint32)
 
     def zeros(self, count: int, clients: Sequence[int], draw: keys.Randomness) -> Field:
         """Code ``count`` noisy zeros for each client: they hide all of a product but its value."""
@@ -108,8 +121,9 @@ class Code:
 class ComparedClient(Client):
     """A client whose row is compared with others' unseen; everybody is everybody's neighbor.
 
-    It helps with one weighted sum, in which no row counts for more than half, and with which the
-    corrupt cannot single out a row by taking their own away.
+    It helps with one weighted sum, in which no row counts for more than all others together do,
+    whichever of them the corrupt take away. It believes that others share as they should: one who
+    deals codes of another degree, and the server, learn more products of a row than one.
 
     Args:
         number: See :class:`Client`.
@@ -139,22 +153,14 @@ class ComparedClient(Client):
         near = sorted([*self._peers, self.number])
         if len(near) < self._code.answers:
             raise Refused(f"secagg: {len(near)} clients cannot decode products")
-        codes = self._code.coded(self._row, near, self._draw)
-        zeros = self._code.zeros(pairs(len(near)), near, self._draw)
-        sealed = {}
-        for peer, both in zip(near, np.hstack([codes, zeros]), strict=True):
-            if peer == self.number:
-                self._held[peer] = both
-                continue
-            self._agreed[peer] = keys.agreed(self._channel, self._peers[peer].channel)
-            sealed[peer] = keys.seal(
-                self._agreed[peer], self._session, self.number, peer, pack(both, WIDTH)
-            )
-        return wire.write_sealed(sealed)
+        code, draw = self._code, self._draw
+        codes = [code.coded(one, near, draw) for one in (self._row, code.blur(len(near), draw))]
+        zeros = code.zeros(pairs(len(near)), near, draw)
+        return self._dealt(near, np.hstack([*codes, zeros]), lambda part: pack(part, WIDTH))
 
     def _opened(self, peer: int, text: bytes) -> Field:
         plain = keys.unseal(self._agreed[peer], self._session, peer, self.number, text)
-        size = self._code.length + pairs(len(self._peers) + 1)
+        size = 2 * self._code.length + pairs(len(self._peers) + 1)
         return field(plain, size, f"client {peer} sealed something else than a code")
 
     def compare(self, sealed: bytes) -> bytes:
@@ -171,7 +177,7 @@ class ComparedClient(Client):
         held, length = np.stack([self._held[one] for one in sorted(self._held)]), self._code.length
         found = kernels.inner(np.ascontiguousarray(held[:, :length])).astype(np.uint64)
         # Zeros were made for every two there were at first: as many as are needed are taken.
-        zeros = held[:, length : length + len(found)].astype(np.uint64).sum(0)
+        zeros = held[:, 2 * length :][:, : len(found)].astype(np.uint64).sum(0)
         return wire.write_masked(pack(((found + zeros) % PRIME).astype(np.uint32), WIDTH))
 
     def combine(self, request: bytes) -> bytes:
@@ -186,16 +192,31 @@ class ComparedClient(Client):
         weights = wire.read_weights(request)
         if strange := [one for one in weights if one not in self._held]:
             raise Refused(f"secagg: client {strange[0]} never shared its row")
-        sizes = [abs(one) for one in weights.values()]
-        if np.count_nonzero(sizes) < self.terms.corrupt + 2 or 2 * max(sizes) > sum(sizes):
+        first, *sizes = sorted((abs(one) for one in weights.values()), reverse=True) or [0]
+        if not first or first > sum(sizes[self.terms.corrupt :]):
             raise Refused(
-                f"secagg: client {self.number} helps with no sum of fewer than "
-                f"{self.terms.corrupt + 2} rows, or that is one's by half: choose another "
-                "aggregator"
+                f"secagg: client {self.number} helps with no sum that is one row's by half, "
+                f"without {self.terms.corrupt} others: choose another aggregator"
             )
         counts = np.array([[weights[one] % PRIME for one in weights]], np.uint64)
-        codes = np.stack([self._held[one][: self._code.length] for one in weights])
-        return wire.write_masked(pack(kernels.product(counts, codes)[0], WIDTH))
+        length = self._code.length
+        codes = np.stack([self._held[one][:length] for one in weights])
+        found = kernels.product(counts, codes)[0].astype(np.uint64)
+        for one in self._held.values():
+            found += one[length : 2 * length]
+        return wire.write_masked(pack((found % PRIME).astype(np.uint32), WIDTH))
+
+    def mask(self, sealed: bytes, values: object) -> bytes:
+        """Refuse what another protocol would ask."""
+        raise Refused("secagg: a client that compares rows hides no vector")
+
+    def consent(self, request: bytes) -> bytes:
+        """Refuse what another protocol would ask."""
+        raise Refused("secagg: a client that compares rows signs no survivors")
+
+    def unmask(self, request: bytes) -> bytes:
+        """Refuse what another protocol would ask."""
+        raise Refused("secagg: a client that compares rows gives up no shares")
 
 
 class ComparedServer(Server):

@@ -14,7 +14,7 @@ from torch import Tensor
 from dai_lab.core import Key, Record, Rows, TooFew, Visible
 from dai_lab.secagg import keys
 from dai_lab.secagg.coded import WIDTH
-from dai_lab.secagg.compared import ComparedClient, ComparedServer, signed
+from dai_lab.secagg.compared import TOTAL, ComparedClient, ComparedServer, signed
 from dai_lab.secagg.masks import stream
 from dai_lab.secagg.sessions import Once, signer
 from dai_lab.secagg.shamir import PRIME
@@ -24,9 +24,6 @@ from dai_lab.secagg.wire import Refused
 
 LONGEST = 2**15 - 1
 """Length of a row in levels: products of two stay below half of the field."""
-
-TOTAL = 2**14
-"""What weights add up to: a weighted sum of such rows stays below half of the field."""
 
 
 def gram(
@@ -44,8 +41,9 @@ def gram(
     """Reveal the inner products of all rows, then one weighted sum of them; never a row.
 
     What the aggregator is given are vectors of a space with as many dimensions as there are
-    clients, turned at random, whose lengths and angles are those of the rows. It suits rules that
-    come to the same weighted sum whatever the axes: Krum's family, geometric medians, nearest
+    clients, turned at random, whose lengths and angles are those of the
+    rounded rows. It suits rules that
+    come to the same weighted sum whatever the axes: Multi-Krum, geometric medians, nearest
     neighbor mixing, spectral ones; not rules that look at coordinates, or remember a vector.
 
     Args:
@@ -57,9 +55,9 @@ def gram(
         rehearsal: See :func:`masked`.
         threshold: How many codes decode a row; ``2 threshold - 1`` clients must stay to the end.
             ``None`` for a third of the clients, so that a third may vanish.
-        corrupt: Share of the clients that may help the server, in [0, 1); counts as one at least,
-            and at most as one fewer than the threshold.
-        clip: Largest length of a row, above 0.
+        corrupt: Share of the clients that may help the server, in [0, 1); counts as one at least.
+        clip: Largest length of a row, above 0; the shorter rows are, the more rounding shows in
+            their lengths and angles.
         dropping: Share of the clients that vanish once they have shared their rows, in [0, 1);
             their rows still count.
 
@@ -76,16 +74,17 @@ def gram(
         raise ValueError(f"secagg.clip must be above 0, got {clip}")
     rows = {
         one: _levels(row, clip=clip, key=key / "rounding" / one)
-        for one, row in zip(clients, sent.cpu().numpy(), strict=True)
+        for one, row in sorted(zip(clients, sent.cpu().numpy(), strict=True), key=lambda it: it[0])
         if np.isfinite(row).all()
     }
     size = len(rows)
     least = max(2, (size + 2) // 3) if threshold is None else threshold
-    if not 2 <= least <= (size + 1) // 2:
+    helping = max(1, math.floor(corrupt * size))
+    if not helping < least <= (size + 1) // 2:
         raise TooFew(
-            f"secagg.threshold must be in 2..{(size + 1) // 2} to compare {size} rows, got {least}"
+            f"secagg.threshold must be in {helping + 1}..{(size + 1) // 2} to compare {size} rows "
+            f"of which {helping} may be corrupt, got {least}"
         )
-    helping = min(max(1, math.floor(corrupt * size)), least - 1)
     terms = Terms(keys.place(key), sent.shape[1], WIDTH, least, corrupt=helping)
     gone = vanishing([*rows], dropping, key)
     known = _Rehearsed(rows) if rehearsal else _Session(terms, rows, key, gone)
@@ -95,9 +94,11 @@ def gram(
 
     def summed(wanted: Float64[Tensor, "_"]) -> Visible:
         total = float(wanted.abs().sum())
-        whole = (wanted / total * TOTAL).round().long().tolist() if total else [0] * size
+        if not total:  # nobody is asked for nothing
+            return Visible(sent.new_zeros(1, sent.shape[1]), (there,), wanted.sum()[None])
+        whole = (wanted / total * TOTAL).round().long().tolist()
         found = known.sum(dict(zip(there, whole, strict=True)))
-        row = torch.from_numpy(found * (unit * total / TOTAL))[None].to(sent)
+        row = torch.from_numpy(found * (unit * total / sum(map(abs, whole))))[None].to(sent)
         return Visible(row, (there,), wanted.sum()[None], record=known.record)
 
     picture = _likeness(known.gram * unit**2, key / "axes")
@@ -177,8 +178,10 @@ def _scale(width: int) -> float:
 def _levels(row: NDArray[np.floating], *, clip: float, key: Key) -> NDArray[np.int64]:
     """Round a row at random to whole numbers whose products the field holds."""
     long = row.astype(np.float64)
-    norm = float(np.linalg.norm(long))
-    scale = _scale(len(row)) / max(clip, norm)
+    largest = float(np.abs(long).max(initial=0))
+    if largest > clip:  # or its squares would overflow
+        long *= clip / largest
+    scale = _scale(len(row)) / max(clip, float(np.linalg.norm(long)))
     coins = stream(keys.simulated(key)(keys.MASK_KEY), len(row)) / 2**32
     return np.floor(long * scale + coins).astype(np.int64)
 

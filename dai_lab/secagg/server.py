@@ -211,10 +211,12 @@ class Server:
         if found.own.keys() != near & alive or found.keys.keys() != near - alive:
             raise Refused(f"secagg: client {client} gave up other shares than it was asked for")
         given = {**found.own, **found.keys}
-        sizes = {len(one) for one in given.values()}
+        strange = f"secagg: client {client} gave up something else than shares"
+        if {len(one) for one in given.values()} != {4 * shamir.LIMBS}:
+            raise Refused(strange)
         shares = np.frombuffer(b"".join(given.values()), "<u4").astype(np.uint32)
-        if sizes != {4 * shamir.LIMBS} or (shares >= shamir.PRIME).any():
-            raise Refused(f"secagg: client {client} gave up something else than shares")
+        if (shares >= shamir.PRIME).any():
+            raise Refused(strange)
         return np.array([*given], np.int64), shares.reshape(-1, shamir.LIMBS)
 
     def _combined(self, given: Mapping[int, Shares]) -> dict[int, bytes]:

@@ -12,7 +12,15 @@ from dai_lab import secagg
 from dai_lab.core import Key, TooFew
 from dai_lab.secagg import Refused, Terms, kernels, keys, wire
 from dai_lab.secagg.coded import WIDTH
-from dai_lab.secagg.compared import Code, ComparedClient, ComparedServer, pairs, points, signed
+from dai_lab.secagg.compared import (
+    TOTAL,
+    Code,
+    ComparedClient,
+    ComparedServer,
+    pairs,
+    points,
+    signed,
+)
 from dai_lab.secagg.levels import pack, unpack
 from dai_lab.secagg.shamir import PRIME
 
@@ -79,14 +87,15 @@ def test_products_and_sums_are_exact_whoever_drops_out(seed, width, data):
     rows = np.stack([stage.rows[one] for one in there])
     assert (stage.server.compared(stage.products(lost, later)) == rows @ rows.T).all()
     weights = dict(zip(there, (int(one) for one in small(seed, 1, len(there), 99)[0]), strict=True))
-    sizes = [abs(one) for one in weights.values()]
+    first, *sizes = sorted((abs(one) for one in weights.values()), reverse=True)
     if len(there) - len(later | last) < threshold:
         return
-    if np.count_nonzero(sizes) < stage.terms.corrupt + 2 or 2 * max(sizes) > sum(sizes):
-        with pytest.raises(Refused, match="helps with no sum of fewer than"):
+    if not first or first > sum(sizes[stage.terms.corrupt :]):
+        with pytest.raises(Refused, match="helps with no sum that is one row's by half"):
             stage.summed(weights)
         return
-    assert (stage.summed(weights, later | last) == [*weights.values()] @ rows).all()
+    blur = stage.summed(weights, later | last) - [*weights.values()] @ rows
+    assert np.abs(blur).max() <= TOTAL // count * len(there)
 
 
 @given(seed=SEEDS, threshold=st.integers(2, 6), data=st.data())
@@ -150,12 +159,20 @@ def test_clients_refuse_what_would_show_a_row():
     client.compare(told[1])
     with pytest.raises(Refused, match="at step 3, not 2"):
         client.compare(told[1])
-    with pytest.raises(Refused, match=r"no sum of fewer than 3 rows, or that is one's by half"):
-        client.combine(wire.write_weights({0: 5, 1: 3, 2: 1}))
+    with pytest.raises(Refused, match=r"no sum that is one row's by half, without 1 others"):
+        # Whoever client 0 tells its row takes it away, and what is left is client 1's.
+        client.combine(wire.write_weights({0: 1000, 1: 1000, 2: 1}))
     with pytest.raises(Refused, match="at step 4, not 3"):  # once, whatever was asked
         client.combine(wire.write_weights({0: 1, 1: 1, 2: 1}))
     other = stage.clients[2]
     other.compare(told[2])
+    for asked in (
+        lambda: other.mask(b"", np.zeros(4, np.uint32)),
+        lambda: other.consent(b""),
+        lambda: other.unmask(b""),
+    ):
+        with pytest.raises(Refused, match="a client that compares rows"):
+            asked()
     with pytest.raises(Refused, match="client 9 never shared its row"):
         other.combine(wire.write_weights({0: 1, 1: 1, 9: 1}))
 
@@ -191,7 +208,8 @@ def test_a_rehearsal_shows_the_same_without_the_ciphers_and_drop_outs_count():
     row = seen.sum(weights).base
     for other in (shown(rehearsal=True)[1], shown(dropping=0.3, threshold=3)[1]):
         assert torch.allclose(seen.base, other.base, atol=1e-9)
-        assert row.equal(other.sum(weights).base)
+        # But for the noise: a level of a row is 3e-4 here.
+        assert torch.allclose(row, other.sum(weights).base, atol=4e-4)
     assert shown(dropping=0.3, threshold=3)[1].record["survivors"] < 9
 
 
@@ -209,7 +227,8 @@ def test_a_row_that_is_too_long_is_cut_and_one_that_is_none_is_not_there():
     [
         ({"clip": 0.0}, r"secagg\.clip must be above 0, got 0"),
         ({"corrupt": 1.0}, r"secagg\.corrupt must be a share in \[0, 1\), got 1"),
-        ({"threshold": 6}, r"secagg\.threshold must be in 2\.\.5 to compare 9 rows, got 6"),
+        ({"threshold": 6}, r"secagg\.threshold must be in 2\.\.5 to compare 9 rows of which 1 may"),
+        ({"corrupt": 0.5}, r"secagg\.threshold must be in 5\.\.5 to .* 4 may be corrupt, got 3"),
         ({"dropping": 0.9}, r"clients are left, and the threshold is 5"),
     ],
 )
@@ -223,3 +242,36 @@ def test_lengths_that_no_rows_have_are_refused():
 
     with pytest.raises(Refused, match=r"a row breaks secagg\.clip"):
         _likeness(np.array([[1.0, 3.0], [3.0, 1.0]]), Key(0))
+
+
+def test_whoever_is_named_first_the_verdict_is_on_the_row_that_was_sent():
+    sent, order = torch.diag(torch.arange(1.0, 8.0)).double(), (5, 0, 6, 2, 4, 1, 3)
+    seen = secagg.gram(sent, torch.ones(7), clients=order, key=Key(0))
+    lengths = dict(
+        zip((one for (one,) in seen.members), seen.base.norm(dim=1).tolist(), strict=True)
+    )
+    assert lengths == pytest.approx({one: at + 1.0 for at, one in enumerate(order)}, rel=2e-3)
+
+
+def test_a_sum_with_unequal_weights_is_not_a_number_whose_digits_are_the_rows():
+    """Rows of 0 and 1 would stand in its digits: it comes out blurred by thousands of them."""
+    rows = np.random.default_rng(0).integers(0, 2, (6, 300))
+    stage = Stage(rows)
+    stage.server.compared(stage.products())
+    weights = dict(enumerate([4096, 4097, 2048, 2049, 2047, 2047]))
+    blur = stage.summed(weights) - [*weights.values()] @ rows
+    most = TOTAL // 6
+    # Six uniform numbers: their variance is that of one, six times; 300 entries tell it to a tenth.
+    assert np.abs(blur).max() <= 6 * most and blur.var() == pytest.approx(2 * most**2, rel=0.25)
+
+
+def test_a_rule_that_keeps_nothing_asks_nobody():
+    _, seen = shown()
+    assert not seen.sum(torch.zeros(9).double()).base.any()
+
+
+def test_a_row_of_any_length_is_cut_to_the_longest():
+    sent = torch.ones(7, 4).double()
+    sent[0] = 1e200
+    seen = secagg.gram(sent, torch.ones(7), clients=tuple(range(7)), key=Key(0), clip=4.0)
+    assert float(seen.base[0].norm()) == pytest.approx(4, rel=1e-3)
