@@ -180,7 +180,17 @@ def in_words(summary: Mapping[str, Any]) -> str:
     """Put the end of a run in one line."""
     measures = {"test_accuracy": "accuracy", "test_loss": "loss"}
     found = [f"{word} {summary[name]:.4f}" for name, word in measures.items() if summary.get(name)]
+    for unit in ("client", "record"):
+        # What nothing protects has no epsilon: it is infinite, and null in the record.
+        if (name := f"privacy/{unit}_epsilon") in summary:
+            most = summary[name]
+            least = summary.get(f"audit/{unit}_epsilon")
+            audited = "" if least is None else f" (audited: at least {least:.3f})"
+            bound = "unbounded" if most is None else f"{most:.3f}"
+            found.append(f"epsilon of a {unit} {bound}{audited}")
     ends = "diverged" if summary["diverged"] else "finished"
+    if summary.get("privacy/stopped"):
+        ends = "stopped by accounting.epsilon"
     return f"{summary['name']}: {ends} after {summary['rounds']} rounds  {'  '.join(found)}"
 
 

@@ -33,6 +33,11 @@ NEEDS = {
     },
     **{f"local={name}": ("server=body",) for name in ("fedper", "fedrep")},
     "server=body": ("local=fedper",),
+    # Noise of clients' own is for sums that nobody sees into.
+    **{
+        f"privacy={name}": ("secagg=ideal", "privacy.clients=4")
+        for name in ("distributed_gaussian", "skellam")
+    },
     # Triggers need room, groups need attributes, and some poisons a model to plan against.
     "poison=dba": ("poison.size=3",),
     "poison=rlr_plus": ("poison.margin=1",),

@@ -164,7 +164,7 @@ def test_a_function_typed_into_main_is_named_by_its_code():
 import sys
 from dai_lab.config import build, digest, trust
 trust("__main__")
-def part(rows, *, key, scale: float = 1.0):
+def part(rows, *, state, key, scale: float = 1.0):
     return {body}
 node = {{"_target_": "__main__.part", "scale": 2}}
 print(digest({{"privacy": node}}), build(node, at="privacy").keywords)
@@ -275,7 +275,7 @@ def test_nested_parts_and_lists_of_parts_are_built_and_their_knobs_named(lab_of_
     without = {key: value for key, value in nested.items() if key != "attack"}
     with pytest.raises(ValueError, match=r"attack\.attack is missing"):
         build(without, at="attack")
-    module = lab_of_a_user("def several(rows, *, key, steps: list):\n    return rows\n")
+    module = lab_of_a_user("def several(rows, *, state, key, steps: list):\n    return rows\n")
     trust(module)
     listed = build({"_target_": f"{module}.several", "steps": [inner, inner]}, at="privacy")
     assert [one.keywords["scale"] for one in listed.keywords["steps"]] == [5.0, 5.0]

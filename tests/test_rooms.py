@@ -48,6 +48,7 @@ KERNELS = {
         f"aggregators/kernels/{one}.py"
         for one in ("columns", "cuda", "pairs", "ranks", "sums", "vectors")
     ),
+    "privacy/kernels.py",
     "secagg/kernels.py",
 }
 """Compiled code needs its compiler at the top; these files are imported inside functions."""

@@ -9,7 +9,7 @@ from dai_lab.report.study import BLOCK
 
 ROOT = Path(__file__).parent.parent / "experiments"
 STUDIES = sorted(kept.parent.name for kept in ROOT.glob("*/summary.parquet"))
-MEASURED = sorted(kept.parent.name for kept in ROOT.glob("*/cost.csv"))
+MEASURED = sorted(kept.parent.name for kept in ROOT.glob("*/*.csv") if kept.stem != "published")
 PLANNED = sorted(
     {one.parent.name for one in ROOT.glob("*/README.md")} - set(STUDIES) - set(MEASURED)
 )

@@ -50,6 +50,30 @@ class Federation:
 
 
 @dataclass
+class Accounting:
+    """In what terms promises about people are priced, and how much may be given away."""
+
+    delta: float = 1e-5
+    epsilon: float | None = None
+    """The budget: the run ends before it gives away more."""
+    by: str = "pld"
+    """``pld``, ``prv`` or ``rdp``."""
+    amplified: bool | None = None
+    """Whether secret sampling makes promises stronger; null: where it does."""
+    claimed: float | None = None
+    """A sampling rate the accountant is told instead of the true one, for an audit to find out."""
+
+
+@dataclass
+class Audit:
+    """Planted clients and records, each there or not by a coin, that are looked for."""
+
+    clients: int = 0
+    records: int = 0
+    confidence: float = 0.95
+
+
+@dataclass
 class Evaluation:
     """When the model is judged, and what counts as good enough."""
 
@@ -101,6 +125,8 @@ class Experiment:
     frame: Frame = Frame.federated
     federation: Federation = field(default_factory=Federation)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    accounting: Accounting = field(default_factory=Accounting)
+    audit: Audit = field(default_factory=Audit)
     compute: Machine = field(default_factory=Machine)
     rounds: int = 20
     seed: int = 0

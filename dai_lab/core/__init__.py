@@ -22,6 +22,7 @@ from dai_lab.core.parts import (
     Training,
     Watcher,
 )
+from dai_lab.core.privacy import Encoding, Event, Noise, Protected, Words
 from dai_lab.core.round import (
     ALONE,
     Aggregate,
@@ -53,7 +54,9 @@ __all__ = [
     "Context",
     "Dataset",
     "Devices",
+    "Encoding",
     "Engine",
+    "Event",
     "Examples",
     "Gram",
     "Key",
@@ -61,6 +64,7 @@ __all__ = [
     "LocalTraining",
     "Loss",
     "Model",
+    "Noise",
     "Outcome",
     "Pace",
     "Partition",
@@ -71,6 +75,7 @@ __all__ = [
     "Poisoned",
     "Privacy",
     "Profiles",
+    "Protected",
     "Record",
     "Retrain",
     "Rows",
@@ -89,6 +94,7 @@ __all__ = [
     "Vector",
     "Visible",
     "Watcher",
+    "Words",
     "cross_entropy",
     "squared_error",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from dai_lab.core.data import Dataset, Examples, Partition
 from dai_lab.core.keys import Key
 from dai_lab.core.model import Rows, Vector
+from dai_lab.core.privacy import Encoding, Protected
 from dai_lab.core.round import (
     Aggregate,
     Arrivals,
@@ -68,10 +69,14 @@ class LocalTraining(Protocol):
 
 @runtime_checkable
 class Privacy(Protocol):
-    """From the rows honest clients computed to the rows they send."""
+    """From the rows honest clients computed to those they send, and what is promised of them."""
 
-    def __call__(self, rows: Rows, *, key: Key) -> Rows:
-        """Return as many rows as came in."""
+    def __call__(self, rows: Rows, *, state: State, key: Key) -> Protected:
+        """Return as many rows as came in.
+
+        Called apart for honest and hostile clients of a round; what is promised depends on
+        ``state`` and knobs alone, never on ``rows``.
+        """
 
 
 @runtime_checkable
@@ -107,8 +112,13 @@ class SecureAggregation(Protocol):
         clients: tuple[int, ...],
         key: Key,
         rehearsal: bool = False,
+        encoding: Encoding | None = None,
     ) -> Visible:
-        """Return at least one row; in a rehearsal the same one, by any shorter way there is."""
+        """Return at least one row; in a rehearsal the same one, by any shorter way there is.
+
+        With an ``encoding`` a row of the result is the mean, over its members, of what
+        ``decode`` makes of their sum modulo ``2 ** bits``.
+        """
 
 
 @runtime_checkable

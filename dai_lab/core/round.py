@@ -14,6 +14,7 @@ from torch import Tensor
 from dai_lab.core.data import Examples, Shards
 from dai_lab.core.keys import Key
 from dai_lab.core.model import Model, Rows, Vector
+from dai_lab.core.privacy import Event
 
 Record: TypeAlias = Mapping[str, float | int | str | None]
 """One line of results; ``None`` where a number does not exist."""
@@ -54,6 +55,8 @@ class Visible:
     """Takes inner products of ``base``, where most of them were taken before."""
     record: Record = field(default_factory=dict)
     """What it took to reveal just this, such as bytes and a transcript's hash."""
+    longer: float = 0.0
+    """How much longer than its client sent it a row may have gone into its sum, by rounding."""
     sum: Callable[[Float64[Tensor, "rows"]], Visible] | None = None
     """Reveals one weighted sum of rows that are not revealed: ``base`` is then no more than their
     likeness, vectors of a small space with the same lengths and angles."""
@@ -206,6 +209,8 @@ class Updates:
     """Bytes a client sends, where they are not those of its row."""
     down: int | None = None
     """Bytes a client receives, where they are not as many as those of a row."""
+    events: Sequence[tuple[Event, ...]] = ()
+    """What each client's row gives away of its records; empty where nothing is promised."""
 
 
 @dataclass(frozen=True)

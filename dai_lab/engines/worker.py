@@ -18,7 +18,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -151,4 +151,5 @@ def trained(trade: Trade, command: dict[str, Any], arena: Arena) -> dict[str, An
     tensors |= {f"learned/{name}": one for name, one in found.learned.items()}
     if command["first"] == 0:  # what is nobody's own is the same from everyone
         tensors |= {f"memory/{name}": one for name, one in found.memory.items()}
-    return {"places": arena.write(tensors), "up": found.up, "down": found.down}
+    events = [[asdict(event) for event in of] for of in found.events]
+    return {"places": arena.write(tensors), "up": found.up, "down": found.down, "events": events}

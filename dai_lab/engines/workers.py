@@ -28,6 +28,7 @@ from torch import Tensor
 
 from dai_lab.core import (
     Compute,
+    Event,
     Key,
     LocalTraining,
     Rows,
@@ -206,7 +207,11 @@ def answered(worker: Worker, reply: Mapping[str, Any]) -> dict[str, Any]:
             raise kind(reply["message"])
         raise RuntimeError(f"engine=workers: a worker failed\n{reply['traceback']}")
     found = worker.answers.read(reply["places"])
-    return {**found, "up": reply["up"], "down": reply["down"]}
+    events = [
+        tuple(Event(**{**one, "numbers": tuple(one["numbers"])}) for one in of)
+        for of in reply["events"]
+    ]
+    return {**found, "up": reply["up"], "down": reply["down"], "events": events}
 
 
 def add(whole: dict[str, Any], found: Mapping[str, Any], chunk: Sequence[int], cohort: int) -> None:
@@ -215,7 +220,11 @@ def add(whole: dict[str, Any], found: Mapping[str, Any], chunk: Sequence[int], c
     # A slice is copied several times as fast as a list of places.
     where = slice(span.start, span.stop) if len(span) == len(chunk) else list(chunk)
     for name, one in found.items():
-        if not isinstance(one, Tensor):
+        if name == "events":
+            placed = whole.setdefault(name, [()] * cohort if one else [])
+            for at, of in zip(chunk, one, strict=False):
+                placed[at] = of
+        elif not isinstance(one, Tensor):
             whole[name] = one
         elif name.startswith("memory/"):
             whole[name] = one.clone()

@@ -97,8 +97,14 @@ def bar_of(name: str, *, total: int, done: int, shown: bool) -> Iterator[Any]:
 
         def show(record: Mapping[str, Any]) -> None:
             accuracy = record.get("test_accuracy")
-            if accuracy is not None:
-                bar.set_postfix_str(f"accuracy {accuracy:.3f}", refresh=False)
+            known = [] if accuracy is None else [f"accuracy {accuracy:.3f}"]
+            known += [
+                f"epsilon {record[name]:.2f}"
+                for name in ("privacy/client_epsilon", "privacy/record_epsilon")
+                if record.get(name) is not None
+            ]
+            if known:
+                bar.set_postfix_str(", ".join(known), refresh=False)
             bar.update()
 
         yield show

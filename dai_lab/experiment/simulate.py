@@ -138,7 +138,7 @@ def run(
 ) -> Result:
     """Play the rounds that are not yet on disk, then write the summary."""
     from dai_lab.core import Key
-    from dai_lab.federation import choice, found, play
+    from dai_lab.federation import Accounting, Audit, choice, found, play
 
     checkpoint, about = place / "checkpoint.safetensors", place / "environment.json"
     state, done = files.restore(checkpoint) if checkpoint.exists() else (None, 0)
@@ -156,6 +156,8 @@ def run(
             frame=settings["frame"],
             **settings["federation"],
             every=settings["evaluation"]["every"],
+            accounting=Accounting(**settings["accounting"]),
+            audit=Audit(**settings["audit"]),
             compute=compute,
             key=key,
         )
@@ -190,7 +192,7 @@ def run(
         files.append(timings, {"round": done, **one.seconds})
         sane = sound(one.state)
         # Rounds after the last checkpoint are played again: a costly one may be rare.
-        if done == rounds or not sane or time.perf_counter() >= due:
+        if one.last or not sane or time.perf_counter() >= due:
             began = time.perf_counter()
             files.settle(lines, timings)  # a checkpoint is of rounds that are recorded
             files.save(checkpoint, one.state, done)

@@ -2,5 +2,6 @@
 
 from dai_lab.federation.founding import Federation, choice, found
 from dai_lab.federation.rounds import Played, play
+from dai_lab.federation.terms import Accounting, Audit
 
-__all__ = ["Federation", "Played", "choice", "found", "play"]
+__all__ = ["Accounting", "Audit", "Federation", "Played", "choice", "found", "play"]

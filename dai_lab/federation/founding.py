@@ -35,6 +35,7 @@ from dai_lab.core import (
     Watcher,
 )
 from dai_lab.data import split
+from dai_lab.federation.terms import Accounting, Audit, Canaries, plant
 from dai_lab.learning import choose
 from dai_lab.models import create, flops
 
@@ -86,6 +87,10 @@ class Federation:
     clip: float | None = None
     every: int = 1
     compute: Compute = field(default_factory=Compute)
+    accounting: Accounting = field(default_factory=Accounting)
+    audit: Audit = field(default_factory=Audit)
+    canaries: Canaries | None = None
+    """Records planted for an audit."""
 
     def __post_init__(self) -> None:
         if self.frame not in FRAMES:
@@ -139,6 +144,8 @@ def found(
     holds: str = "dealt",
     knows: str = "rows",
     renew: int = 0,
+    accounting: Accounting | None = None,
+    audit: Audit | None = None,
 ) -> Federation:
     """Load the data, deal it, draw the first model, and put the parts in their places.
 
@@ -164,7 +171,9 @@ def found(
     liars = _hostile(who, hostile, held_by, None if outside else kept.sizes, key / "hostile")
     if outside:
         kept, held_out = _joined(kept, held_out, liars, key / "drawn")
-    dataset = dealt.data.to(compute.device)
+    audit = audit or Audit()
+    marked, kept, canaries = plant(dealt.data, kept, audit.records, key / "audit" / "records")
+    dataset = marked.to(compute.device)
     network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
     network = replace(network, initial=network.initial.to(compute.device))
     work = flops(network, dataset.shape)
@@ -197,6 +206,9 @@ def found(
         clip=clip,
         every=every,
         compute=compute,
+        accounting=accounting or Accounting(),
+        audit=audit,
+        canaries=canaries,
     )
     return us
 

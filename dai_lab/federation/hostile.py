@@ -22,6 +22,7 @@ from dai_lab.core import (
     Lies,
     Outcome,
     Plot,
+    Protected,
     Rows,
     Shards,
     Sight,
@@ -31,8 +32,9 @@ from dai_lab.core import (
 )
 from dai_lab.federation.aggregating import aggregated
 from dai_lab.federation.founding import Federation
+from dai_lab.federation.private import equal, noised_rows
 from dai_lab.federation.verdicts import judge_on
-from dai_lab.privacy import clip
+from dai_lab.privacy import shortened
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Told:
     """What the clients of a round mean to send, honest or not."""
 
     rows: Rows
+    protected: Protected
+    """What honest clients promised of theirs; votes are everybody's."""
     changed: int = 0
     """Rows that are not what an honest client would have sent."""
     memory: Mapping[str, Tensor] = field(default_factory=dict)
@@ -143,11 +147,14 @@ def told(
     """
     lying, straight = _places(cohort, us.hostile, rows.device)
     if not len(lying):
-        return Told(us.privacy(rows, key=key / "privacy"))
+        alone = us.privacy(rows, state=state, key=key / "privacy")
+        return Told(alone.rows, alone)
     liars = [client for client in cohort if client in us.hostile]
     computed, before = _some(rows, straight), rows._version
-    honest = us.privacy(computed, key=key / "privacy")
-    own = us.privacy(_some(rows, lying), key=key / "privacy" / "hostile")
+    protected = us.privacy(computed, state=state, key=key / "privacy")
+    honest = protected.rows
+    theirs = us.privacy(_some(rows, lying), state=state, key=key / "privacy" / "hostile")
+    own = theirs.rows
     spoiled = torch.tensor([us.spoiled.get(client, 0) > 0 for client in liars])
 
     def train(
@@ -171,7 +178,8 @@ def told(
 
     @cache
     def clean() -> Rows:
-        return us.privacy(train(clean=True), key=key / "privacy" / "hostile")
+        trained = train(clean=True)
+        return us.privacy(trained, state=state, key=key / "privacy" / "hostile").rows
 
     seen = own if us.knows == "own" else honest
     if us.knows == "mean" and len(honest):
@@ -192,7 +200,7 @@ def told(
     )
     if us.knows == "defense":
         guess = _imagined(
-            us, state, honest, own, lying, straight, weights, cohort, key / "imagined"
+            us, state, protected, own, lying, straight, weights, cohort, key / "imagined"
         )
         sight = replace(sight, defense=guess)
     lies = us.attack(own, sight)
@@ -211,7 +219,11 @@ def told(
     if honest is not computed:
         _put(sent, straight, honest)
     _put(sent, lying, lies.rows)
-    return Told(sent, count, memory, lies.record)
+    if protected.votes is not None and theirs.votes is not None:
+        votes = protected.votes.new_empty(len(cohort))
+        votes[straight], votes[lying] = protected.votes, theirs.votes
+        protected = replace(protected, votes=votes)
+    return Told(sent, protected, count, memory, lies.record)
 
 
 def _places(
@@ -258,7 +270,7 @@ def _alike(one: Vector, other: Vector) -> bool:
 def _imagined(
     us: Federation,
     state: State,
-    honest: Rows,
+    protected: Protected,
     own: Rows,
     lying: Int[Tensor, "_"],
     straight: Int[Tensor, "_"],
@@ -271,6 +283,7 @@ def _imagined(
     They know its rule, its knobs and its memory; what it draws they draw anew, and in place of
     the server's examples they have their own.
     """
+    honest = protected.rows
     sent = honest.new_empty((len(cohort), honest.shape[1]))
     _put(sent, straight, honest)
     liars = [cohort[at] for at in lying.tolist()]
@@ -290,11 +303,13 @@ def _imagined(
         way = us.compression(
             sent, clients=cohort, state=state, shapes=shapes, key=key / "compression"
         )
-        arrived = way.rows if us.clip is None else clip(way.rows, norm=us.clip, key=key / "clip")
-        counts = weights.to(arrived.device)
+        arrived = way.rows if us.clip is None else shortened(way.rows, us.clip)
+        counts = equal(protected, weights).to(arrived.device)
         visible = us.secagg(
-            arrived, counts, clients=tuple(cohort), key=key / "secagg", rehearsal=True
-        )
+            arrived, counts, clients=tuple(cohort), key=key / "secagg", rehearsal=True,
+            encoding=protected.encoding,
+        )  # fmt: skip
+        visible = noised_rows(protected, visible, key)
         if visible.base is sent:
             # Only the hostile send something else than before.
             compare = partial(_compared, among_honest, honest, rows, straight, lying)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from dai_lab.core import Key, Shards, State, Task, Training, Updates
+from dai_lab.federation.canaries import verdicts
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
 from dai_lab.federation.hostile import poisoned
 from dai_lab.federation.judging import judge
+from dai_lab.federation.private import STOPPED, Budget
 from dai_lab.federation.stages import learn, mean, together
 from dai_lab.federation.verdicts import with_server
 from dai_lab.learning import fedavg
+from dai_lab.privacy import charged
 
 TOTALS = {
     "bytes_up": torch.int64,
@@ -34,6 +37,8 @@ class Played:
     record: dict[str, Any]
     state: State
     seconds: dict[str, float]
+    last: bool = False
+    """Whether the run ends here, be it early."""
 
 
 def play(
@@ -42,6 +47,9 @@ def play(
     """Play on from round ``done`` to round ``rounds``, yielding after each."""
     stage = {"federated": together, "centralized": _pooled, "local_only": _alone}[us.frame]
     state = State(us.task.model.initial) if state is None else state
+    if STOPPED in state.memory:
+        return
+    budget = Budget(us, rounds)
     spent = {
         name: state.memory.get(f"federation/{name}", torch.zeros((), dtype=kind)).item()
         for name, kind in TOTALS.items()
@@ -57,7 +65,19 @@ def play(
                 stack.close()
                 engine = us.engine(us.local, _task(us), compute=us.compute)
                 train = stack.enter_context(engine)
+            before = state
             state, record = stage(us, train, state, number, here, clock)
+            last = number == rounds
+            with clock("account"):
+                if budget.exceeded(state.memory):
+                    # Nothing of it was published; whoever asks for more learns that much.
+                    state, last, record = before, True, {**record, "withheld": True}
+                    state = state.remember({STOPPED: torch.tensor(True)})
+                elif not last and budget.reached(before.memory, state.memory):
+                    state, last = state.remember({STOPPED: torch.tensor(True)}), True
+                if STOPPED in state.memory:
+                    record[STOPPED] = True
+                record |= budget.record(state.memory, number, last=last)
             for name in spent:
                 spent[name] += record.pop(name)
             state = state.remember(
@@ -70,9 +90,13 @@ def play(
             if us.profiles is not None:
                 totals["simulated_seconds"] = spent["seconds"]
             with clock("evaluate"):
-                if number % us.every == 0 or number == rounds:
+                if number % us.every == 0 or last:
                     record |= judge(us, state, here / "judge")
-            yield Played({"round": number, **record, **totals}, state, clock.seconds)
+                if last:
+                    record |= verdicts(us, state, here)
+            yield Played({"round": number, **record, **totals}, state, clock.seconds, last)
+            if last:
+                return
 
 
 def _corrupted(
@@ -106,7 +130,7 @@ def _pooled(
     with clock("train"):
         updates = train(state, state.params, (0,), key=key / "local", round=number)
     _plain(us, updates)
-    after = fedavg(learn(state, (0,), updates), updates.rows[0])
+    after = fedavg(_owing(learn(state, (0,), updates), updates, (0,), number), updates.rows[0])
     return after, _unsent(us, updates, 1)
 
 
@@ -120,7 +144,18 @@ def _alone(
         updates = train(state, own, cohort, key=key / "local", round=number)
     _plain(us, updates)
     learned = state.keep("local/params", cohort, own + updates.rows)
-    return learn(state, cohort, updates).remember(learned), _unsent(us, updates, len(cohort))
+    state = _owing(learn(state, cohort, updates), updates, cohort, number)
+    return state.remember(learned), _unsent(us, updates, len(cohort))
+
+
+def _owing(state: State, updates: Updates, cohort: Sequence[int], number: int) -> State:
+    """Remember what clients' own training gave away of their records."""
+    owed = [
+        (event, [client])
+        for client, events in zip(cohort, updates.events, strict=False)
+        for event in events
+    ]
+    return state.remember(charged(state.memory, owed, round=number)) if owed else state
 
 
 def _plain(us: Federation, updates: Updates) -> None:

@@ -11,13 +11,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dai_lab.core import Key, Rows, State, TooFew, Trace, Training, Updates
+from dai_lab.core import Key, Protected, Rows, State, TooFew, Trace, Training, Updates
 from dai_lab.federation.aggregating import aggregated
+from dai_lab.federation.canaries import join, listen
 from dai_lab.federation.clock import Clock
 from dai_lab.federation.founding import Federation
 from dai_lab.federation.hostile import Told, told
+from dai_lab.federation.private import (
+    bills,
+    equal,
+    nobody,
+    noised,
+    noised_rows,
+    refuse,
+    voted,
+)
 from dai_lab.federation.verdicts import known, verdict
-from dai_lab.privacy import clip
+from dai_lab.privacy import charged, shortened
 
 NEEDED = 12
 """Bytes a device needs for each parameter: the weight, its gradient, and where it started."""
@@ -89,7 +99,7 @@ def together(
     # Without it the hour would never come at which somebody is there.
     nothing = {**NOTHING, "seconds": 0.0 if us.profiles is None else AGAIN}
     if not away and not holds:
-        return state, {**counts, **nothing}
+        return nobody(us, state, number, key) or state, {**counts, **nothing}
     try:
         return _carried_out(us, train, state, number, key, clock, cohort, now, counts)
     except TooFew as few:
@@ -145,6 +155,8 @@ def _carried_out(
             sent = us.compression(
                 meant.rows, clients=cohort, state=state, shapes=shapes, key=key / "compression"
             )
+            share = len(cohort) / len(us.task.shards)
+            planted, theirs = join(us, meant.protected, state, sent.rows.shape[1], share, key)
         learned = {**updates.learned, **sent.learned}
         state = state.remember({**updates.memory, **meant.memory})
         up = min(sent.bytes / len(cohort), math.inf if updates.up is None else float(updates.up))
@@ -159,6 +171,8 @@ def _carried_out(
         born = torch.full((len(cohort),), number)
         weights, losses = updates.weights.cpu(), updates.losses.cpu()
         fresh = Mail(cohort, sent.rows, weights, losses, finish, born)
+        if planted:
+            fresh = _with(fresh, planted, theirs)
         mail = fresh if mail is None else _joined(mail, fresh)
     assert mail is not None
     pace = us.pace(mail.finish - now, number - mail.born, key=key / "pace")
@@ -174,24 +188,44 @@ def _carried_out(
             state = state.remember(state.keep(name, who, rows))
     if us.profiles is not None:
         counts = {**counts, "dropped": counts["dropped"] + late}
+    votes = None if meant is None else meant.protected.votes
+    if votes is not None:
+        if pace.flying:
+            raise ValueError("privacy: bounds that adapt need pace=everyone or deadline")
+        votes = _padded(votes, len(mail.clients))[pace.taken]
     mail = mail.some(pace.taken)
     spent |= {"seconds": pace.until}
+    # What was promised is the same for all; who sent nothing in this round promised nothing new.
+    guard = meant.protected if meant else _promised(us, state, mail, key)
     if not mail.clients:
         return state, {**counts, **NOTHING, **spent}
     with clock("protect"):
-        rows = mail.rows if us.clip is None else clip(mail.rows, norm=us.clip, key=key / "clip")
+        rows = mail.rows if us.clip is None else shortened(mail.rows, us.clip)
+        if guard.noise is not None:  # what was sent may be longer: compressed, or a lie
+            rows = shortened(rows, guard.bound)
         factors = pace.factors[pace.taken].to(rows)
         if bool((factors != 1).any()):
             rows = rows * factors.unsqueeze(1)
-        weights = mail.weights.to(rows.device)
-        visible = us.secagg(rows, weights, clients=mail.clients, key=key / "secagg")
+        weights = equal(guard, mail.weights).to(rows.device)
+        visible = us.secagg(
+            rows, weights, clients=mail.clients, key=key / "secagg", encoding=guard.encoding
+        )
+        refuse(us, guard, visible, rows.shape[1])
+        visible = noised_rows(guard, visible, key)
     with clock("aggregate"):
         context, worked = known(us, train, state, number, key / "aggregator")
         found, took = aggregated(us.aggregator, visible, context)
         # A protocol counts its own bytes, where it has any.
         spent |= {name: took[name] for name in ("bytes_up", "bytes_down") if name in took}
         spent["flops"] += worked()
+        found = noised(us, guard, visible, found, key)
         state = state.remember(found.memory)
+        if votes is not None:
+            state = state.remember(voted(us, guard, votes, mail.clients, key))
+        owed = bills(us, guard, mail.clients, visible, updates if cohort else None, cohort)
+        if owed:
+            state = state.remember(charged(state.memory, owed, round=number))
+        state = state.remember(listen(us, state, found, key))
         after = us.server(state.remember(_spoken_for(us, mail)), found.update)
     lying = torch.tensor([client in us.hostile for client in mail.clients])
     record: dict[str, Any] = {
@@ -222,6 +256,28 @@ def _carried_out(
     return after, record
 
 
+def _with(mail: Mail, planted: tuple[int, ...], rows: Rows) -> Mail:
+    """Add clients that are planted for an audit, who are as quick as anybody."""
+    count, more = len(planted), mail.finish.max()
+    return Mail(
+        mail.clients + planted,
+        torch.cat([mail.rows, rows]),
+        _padded(mail.weights, len(mail.clients) + count, 1.0),
+        _padded(mail.losses, len(mail.clients) + count),
+        _padded(mail.finish, len(mail.clients) + count, float(more)),
+        _padded(mail.born, len(mail.clients) + count, float(mail.born[0])),
+    )
+
+
+def _padded(values: Tensor, count: int, fill: float = 0.0) -> Tensor:
+    return torch.cat([values, values.new_full((count - len(values),), fill)])
+
+
+def _promised(us: Federation, state: State, mail: Mail, key: Key) -> Protected:
+    """Return what is promised of rows that were sent in earlier rounds."""
+    return us.privacy(mail.rows[:0], state=state, key=key / "privacy")
+
+
 def learn(state: State, cohort: Sequence[int], updates: Updates) -> State:
     """Remember what clients keep to themselves, and what is nobody's own."""
     for name, rows in updates.learned.items():
@@ -239,7 +295,8 @@ def _spoken_for(us: Federation, mail: Mail) -> dict[str, Tensor]:
     """Say what share of all clients, and of all examples, a round's update speaks for."""
     sizes = us.task.shards.sizes
     clients = torch.tensor(len(mail.clients) / len(sizes))
-    examples = sizes[list(mail.clients)].sum() / sizes.sum()
+    real = [client for client in mail.clients if client < len(sizes)]  # and not planted
+    examples = sizes[real].sum() / sizes.sum()
     return {"federation/participation": clients, "federation/examples": examples}
 
 

@@ -23,6 +23,7 @@ from dai_lab.learning.distributed import distributed_sgd
 from dai_lab.learning.local import sgd
 from dai_lab.learning.methods import choose, predict
 from dai_lab.learning.personal import common, fine_tuned, remembered
+from dai_lab.learning.private import dp_sgd
 from dai_lab.learning.schedules import constant, cosine, exponential, step
 from dai_lab.learning.servers import fedadagrad, fedadam, fedavg, fedavgm, fedyogi
 
@@ -37,6 +38,7 @@ __all__ = [
     "cosine",
     "distributed_sgd",
     "ditto",
+    "dp_sgd",
     "epochs_of",
     "exponential",
     "fedadagrad",

@@ -1,6 +1,14 @@
 """Networks, and how any of them is seen as one flat vector."""
 
-from dai_lab.models.networks import lenet5, logistic, mcmahan_cnn, mlp, mnist_cnn, small_cnn
+from dai_lab.models.networks import (
+    lenet5,
+    logistic,
+    mcmahan_cnn,
+    mlp,
+    mnist_cnn,
+    small_cnn,
+    tanh_cnn,
+)
 from dai_lab.models.residual import resnet8, resnet18
 from dai_lab.models.view import create, flat, flops
 
@@ -16,4 +24,5 @@ __all__ = [
     "resnet8",
     "resnet18",
     "small_cnn",
+    "tanh_cnn",
 ]

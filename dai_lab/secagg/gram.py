@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dai_lab.core import Key, Record, Rows, TooFew, Visible
+from dai_lab.core import Encoding, Key, Record, Rows, TooFew, Visible
 from dai_lab.secagg import keys
 from dai_lab.secagg.coded import WIDTH
 from dai_lab.secagg.compared import TOTAL, ComparedClient, ComparedServer, signed
@@ -20,6 +20,7 @@ from dai_lab.secagg.sessions import Once, signer
 from dai_lab.secagg.shamir import PRIME
 from dai_lab.secagg.sums import shares, vanishing
 from dai_lab.secagg.terms import Terms
+from dai_lab.secagg.views import refuse
 from dai_lab.secagg.wire import Refused
 
 LONGEST = 2**15 - 1
@@ -33,6 +34,7 @@ def gram(
     clients: tuple[int, ...],
     key: Key,
     rehearsal: bool = False,
+    encoding: Encoding | None = None,
     threshold: int | None = None,
     corrupt: float = 0.1,
     clip: float = 10.0,
@@ -53,6 +55,7 @@ def gram(
         clients: Who sent each row.
         key: Where simulated secrets, roundings, axes and drop-outs are drawn.
         rehearsal: See :func:`masked`.
+        encoding: None, for more than a sum is seen.
         threshold: How many codes decode a row; ``2 threshold - 1`` clients must stay to the end.
             ``None`` for a third of the clients, so that a third may vanish.
         corrupt: Share of the clients that may help the server, in [0, 1); counts as one at least.
@@ -63,12 +66,13 @@ def gram(
 
     Raises:
         TooFew: Fewer clients stay than decode a product.
-        ValueError: A knob out of range.
+        ValueError: A knob out of range, or an encoding.
 
     Source:
         Distances of shared rows: So, Guler and Avestimehr 2020, arXiv:2007.11115, section IV, with
         rows in pieces (Yu et al. 2019, arXiv:1806.00939) and products hidden by shared zeros.
     """
+    refuse(encoding, "gram")
     shares(corrupt=corrupt, dropping=dropping)
     if not (clip > 0 and math.isfinite(clip)):
         raise ValueError(f"secagg.clip must be above 0, got {clip}")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dai_lab.core import Key, Record, Rows, TooFew, Visible
+from dai_lab.core import Encoding, Key, Record, Rows, TooFew, Visible
 from dai_lab.secagg import finder, keys
 from dai_lab.secagg.client import Client
 from dai_lab.secagg.coded import WIDTH, CodedClient, CodedServer
@@ -20,6 +20,7 @@ from dai_lab.secagg.levels import modulus, quantize, restored
 from dai_lab.secagg.server import Server, Sum
 from dai_lab.secagg.sessions import session
 from dai_lab.secagg.terms import Terms, Vector
+from dai_lab.secagg.views import added, decoded, encoded, refuse
 
 SMALL = 64
 """Cohorts up to which everybody is a neighbor: few corrupt clients are a large share there."""
@@ -35,6 +36,7 @@ def masked(
     clients: tuple[int, ...],
     key: Key,
     rehearsal: bool = False,
+    encoding: Encoding | None = None,
     neighbors: int | str = "all",
     threshold: int | None = None,
     corrupt: float = 0.0,
@@ -59,6 +61,8 @@ def masked(
         key: Where simulated secrets, roundings, graphs and drop-outs are drawn.
         rehearsal: Whether to take the same sum without the ciphers: for attackers who try out
             what the server would see.
+        encoding: How rows are noised and become whole numbers, in place of ``clip`` and ``bits``;
+            every client counts once.
         neighbors: With how many each client shares masks: ``all`` (Bonawitz), an even number, or
             ``few`` (Bell): as few as keep both a lost secret and a lost sum improbable; all in a
             cohort of up to 64.
@@ -81,18 +85,19 @@ def masked(
         Bonawitz et al. 2017, ePrint 2017/281; Bell et al. 2020, ePrint 2020/704.
     """
     shares(corrupt=corrupt, dropping=dropping, spare=spare)
+    weighted = weighted and encoding is None
     counts = _whole(weights, heaviest) if weighted else [1] * len(clients)
     most = max(heaviest or max(counts), 1) if weighted else 1
     near, least, helping = _neighborhoods(
         len(clients), neighbors, threshold, corrupt=corrupt, active=active, spare=spare
     )
-    terms = Terms(
-        keys.place(key), sent.shape[1] + weighted, modulus(bits, len(clients) * most), least,
-        corrupt=helping, active=active,
-    )  # fmt: skip
+    width, needed = sent.shape[1] + weighted, modulus(bits, len(clients) * most)
+    if encoding is not None:
+        width, needed = encoding.width, encoding.bits
+    terms = Terms(keys.place(key), width, needed, least, corrupt=helping, active=active)
     return _mean(
         sent, weights, terms, clients=clients, key=key, rehearsal=rehearsal, counts=counts,
-        near=near, clip=clip, bits=bits, dropping=dropping,
+        near=near, clip=clip, bits=bits, dropping=dropping, encoding=encoding,
     )  # fmt: skip
 
 
@@ -103,6 +108,7 @@ def one_shot(
     clients: tuple[int, ...],
     key: Key,
     rehearsal: bool = False,
+    encoding: Encoding | None = None,
     threshold: int | None = None,
     corrupt: float = 0.33,
     active: bool = False,
@@ -123,6 +129,7 @@ def one_shot(
         clients: See :func:`masked`.
         key: See :func:`masked`.
         rehearsal: See :func:`masked`.
+        encoding: None, for the field is no ring of ``2 ** bits``.
         threshold: How many clients must stay to the end; ``None`` for two thirds.
         corrupt: Share of the clients that may help the server, in [0, 1); counts as one at least.
         active: See :func:`masked`.
@@ -139,6 +146,7 @@ def one_shot(
     Source:
         LightSecAgg: So et al. 2022, arXiv:2109.14236.
     """
+    refuse(encoding, "one_shot")
     shares(corrupt=corrupt, dropping=dropping)
     counts = _whole(weights, heaviest) if weighted else [1] * len(clients)
     most = max(heaviest or max(counts), 1) if weighted else 1
@@ -182,6 +190,7 @@ def _mean(
     bits: int,
     dropping: float,
     cast: tuple[type[Client], type[Server]] = (Client, Server),
+    encoding: Encoding | None = None,
 ) -> Visible:
     """Play a session and return the mean behind its sum."""
     if terms.threshold < terms.least(near + 1):
@@ -193,19 +202,25 @@ def _mean(
     # A row that is not finite cannot be encoded: its client is gone, too.
     rows = sent.cpu().numpy()
     gone |= {one for one, row in zip(clients, rows, strict=True) if not np.isfinite(row).all()}
-    vectors = {
-        client: _encoded(row, count, terms, clip=clip, bits=bits, key=key / "rounding" / client)
-        for client, row, count in zip(clients, rows, counts, strict=True)
-    }
+    if encoding is not None:
+        vectors = encoded(sent, encoding, clients=clients, key=key)
+        vectors = {one: vectors.get(one, terms.zeros()) for one in clients}
+    else:
+        vectors = {
+            client: _encoded(row, count, terms, clip=clip, bits=bits, key=key / "rounding" / client)
+            for client, row, count in zip(clients, rows, counts, strict=True)
+        }
     if rehearsal:
         stayed = tuple(one for one in clients if one not in gone)
-        found = _added(terms, [vectors[one] for one in stayed])
+        found = added([vectors[one] for one in stayed], terms.width, terms.modulus)
         record: Record = {}
     else:
         drawn = partial(_graph, near=near, key=key / "graph")
         ended = session(terms, vectors, key=key, neighbors=drawn, lost={"mask": gone}, cast=cast)
         stayed, found = tuple(one for one in clients if one in ended.survivors), ended.values
         record = _record(ended, terms, near)
+    if encoding is not None:
+        return decoded(found, stayed, encoding, sent, weights, record)
     weighted = terms.width > sent.shape[1]
     total = int(found[-1]) if weighted else len(stayed)
     if not total:
@@ -214,6 +229,7 @@ def _mean(
     return Visible(
         torch.from_numpy(mean)[None].to(sent), (stayed,),
         torch.tensor([total], dtype=weights.dtype, device=weights.device), record=record,
+        longer=2 * clip / (2**bits - 1) * math.sqrt(sent.shape[1]),
     )  # fmt: skip
 
 
@@ -271,13 +287,6 @@ def _encoded(
     )
     found[len(row) :] = count
     return found
-
-
-def _added(terms: Terms, vectors: Sequence[Vector]) -> Vector:
-    total = terms.zeros()
-    for one in vectors:
-        total += one
-    return terms.reduced(total)
 
 
 def _graph(there: Sequence[int], *, near: int, key: Key) -> dict[int, tuple[int, ...]]:

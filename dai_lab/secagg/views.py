@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dai_lab.core import Key, Record, Rows, TooFew, Visible
+from dai_lab.core import Encoding, Key, Record, Rows, TooFew, Visible, Words
 
 
 def plain(
@@ -19,6 +20,7 @@ def plain(
     clients: tuple[int, ...],
     key: Key,
     rehearsal: bool = False,
+    encoding: Encoding | None = None,
 ) -> Visible:
     """Hide nothing: the server sees every client's row.
 
@@ -28,7 +30,12 @@ def plain(
         clients: Who sent each row.
         key: Unused.
         rehearsal: Unused.
+        encoding: None, for there is no sum.
+
+    Raises:
+        ValueError: An encoding.
     """
+    refuse(encoding, "plain")
     return Visible(sent, tuple((client,) for client in clients), weights)
 
 
@@ -39,6 +46,7 @@ def ideal(
     clients: tuple[int, ...],
     key: Key,
     rehearsal: bool = False,
+    encoding: Encoding | None = None,
     weighted: bool = True,
 ) -> Visible:
     """Reveal only the mean, as a party that everybody trusts would: no ciphers, no rounding.
@@ -49,23 +57,28 @@ def ideal(
         clients: Who sent each row.
         key: Unused.
         rehearsal: Unused.
+        encoding: How rows are noised and summed; the same sum as :func:`masked` takes of it.
         weighted: Whether a client counts by its examples, or all the same.
 
     Raises:
-        TooFew: Nobody has examples.
+        TooFew: Nobody has examples, or a row that can be encoded.
 
     Source:
         Bonawitz et al. 2017, ePrint 2017/281, section 2.
     """
-    total = weights.sum()
-    if weighted and not bool(total > 0):
+    if encoding is not None:
+        vectors = encoded(sent, encoding, clients=clients, key=key)
+        total = added(vectors.values(), encoding.width, encoding.bits)
+        return decoded(total, tuple(vectors), encoding, sent, weights, {})
+    examples = weights.sum()
+    if weighted and not bool(examples > 0):
         raise TooFew(
             "secagg: clients that are summed hold no examples: lower secagg.groups or set "
             "weighted=false"
         )
     counts = weights if weighted else torch.ones_like(weights)
     mean = (counts / counts.sum()).to(sent) @ sent
-    return Visible(mean[None], (clients,), total[None])
+    return Visible(mean[None], (clients,), examples[None])
 
 
 def grouped(
@@ -76,6 +89,7 @@ def grouped(
     key: Key,
     of: Callable[..., Visible],
     rehearsal: bool = False,
+    encoding: Encoding | None = None,
     groups: int = 1,
 ) -> Visible:
     """Reveal the sum of each random group; with one group a client nothing is hidden.
@@ -87,6 +101,7 @@ def grouped(
         key: Where clients are dealt to groups, whose sizes differ by at most one.
         of: How each group is summed: ``ideal``, ``pairwise``, ``graph``.
         rehearsal: See ``of``.
+        encoding: See ``of``; each group is a sum of its own.
         groups: Rows to reveal, from 1 to the number of clients.
 
     Raises:
@@ -109,7 +124,7 @@ def grouped(
         found.append(
             of(
                 sent[group], weights[group], clients=tuple(clients[at] for at in places.tolist()),
-                key=key / number, rehearsal=rehearsal,
+                key=key / number, rehearsal=rehearsal, encoding=encoding,
             )
         )  # fmt: skip
     if any(one.sum is not None for one in found):
@@ -119,7 +134,52 @@ def grouped(
         tuple(members for one in found for members in one.members),
         torch.cat([one.weights for one in found]),
         record=_joined([one.record for one in found]),
+        longer=max(one.longer for one in found),
     )
+
+
+def refuse(encoding: Encoding | None, name: str) -> None:
+    """Refuse an encoding where its sum is not all that is seen."""
+    if encoding is not None:
+        raise ValueError(
+            f"privacy: noise that clients share needs a sum the server cannot see into, which "
+            f"secagg={name} is not: choose secagg=pairwise, graph or ideal"
+        )
+
+
+def encoded(
+    sent: Rows, encoding: Encoding, *, clients: Sequence[int], key: Key
+) -> dict[int, Words]:
+    """Encode rows as their clients do; one that is not finite cannot be, and its client is gone."""
+    return {
+        one: encoding.encode(row, key / "rounding" / one)
+        for one, row in zip(clients, sent.cpu().numpy(), strict=True)
+        if np.isfinite(row).all()
+    }
+
+
+def added(vectors: Iterable[Words], width: int, bits: int) -> Words:
+    """Add vectors of ``width`` whole numbers modulo ``2 ** bits``."""
+    total = np.zeros(width, np.uint64)
+    for one in vectors:
+        total += one
+    return total & np.uint64((1 << bits) - 1)
+
+
+def decoded(
+    total: Words,
+    stayed: tuple[int, ...],
+    encoding: Encoding,
+    sent: Rows,
+    weights: Float[Tensor, "_"],
+    record: Record,
+) -> Visible:
+    """Show the mean behind a sum of encoded rows, in which every client counts once."""
+    if not stayed:
+        raise TooFew("secagg: nobody is left whose row is finite")
+    mean = encoding.decode(total, len(stayed)) / len(stayed)
+    count = torch.tensor([len(stayed)], dtype=weights.dtype, device=weights.device)
+    return Visible(torch.from_numpy(mean)[None].to(sent), (stayed,), count, record=record)
 
 
 def _joined(records: Sequence[Record]) -> Record:

@@ -74,6 +74,7 @@ def same():
             assert getattr(other, name).dtype == getattr(one, name).dtype
             assert getattr(other, name).equal(getattr(one, name)), name
         assert (other.up, other.down) == (one.up, one.down)
+        assert [*other.events] == [*one.events]
         for kind in ("learned", "memory"):
             first, second = getattr(one, kind), getattr(other, kind)
             assert list(first) == list(second)

@@ -40,6 +40,7 @@ def test_every_network_gives_one_score_per_class_or_one_number(network, classes,
         (models.mlp, (1, 28, 28), 159_010),
         (models.mcmahan_cnn, (1, 28, 28), 1_663_370),
         (models.mnist_cnn, (1, 28, 28), 1_199_882),
+        (models.tanh_cnn, (1, 28, 28), 26_010),
         (models.lenet5, (1, 28, 28), 61_706),
         (models.lenet5, (3, 32, 32), 62_006),
         (models.resnet8, (3, 32, 32), 78_042),
@@ -70,7 +71,7 @@ def test_plain_networks_are_chains_that_a_fused_engine_can_read(network):
     assert all(type(layer) in plain for layer in module)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [*NETWORKS, models.tanh_cnn])
 def test_no_network_holds_anything_but_weights(network):
     assert list(network((1, 28, 28), 10).buffers()) == []
 
@@ -92,7 +93,15 @@ def test_a_shortcut_carries_what_the_body_does_not_change():
     torch.testing.assert_close(block(inputs), inputs.relu())
 
 
-@pytest.mark.parametrize("network", IMAGES_ONLY)
+@pytest.mark.parametrize("classes", [0, 2, 10])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 16, 17)])
+def test_a_tanh_network_gives_scores_and_is_bounded_everywhere_below(shape, classes):
+    module = models.tanh_cnn(shape, classes)
+    assert module(torch.randn(3, *shape)).shape == (3, classes or 1)
+    assert module[:-1](1e3 * torch.randn(3, *shape)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("network", [*IMAGES_ONLY, models.tanh_cnn])
 @pytest.mark.parametrize("shape", [(561,), (28, 28), (1, 3, 28)])
 def test_a_network_for_images_refuses_anything_else_in_one_line(network, shape):
     with pytest.raises(ValueError, match=rf"^model={network.__name__} needs images.*model=mlp.*$"):

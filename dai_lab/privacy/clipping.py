@@ -1,33 +1,34 @@
-"""What honest clients do to their rows before they send them."""
+"""Rows whose length is bounded: what one client can do to a sum."""
 
 from __future__ import annotations
 
 import torch
 
-from dai_lab.core import Key, Rows
+from dai_lab.core import Key, Protected, Rows, State
 
 
-def none(rows: Rows, *, key: Key) -> Rows:
+def none(rows: Rows, *, state: State, key: Key) -> Protected:
     """Send rows as they were computed; nothing is promised.
 
     Args:
-        rows: What honest clients computed.
+        rows: What clients computed.
+        state: Unused.
         key: Unused.
     """
-    return rows
+    return Protected(rows)
 
 
-def clip(rows: Rows, *, key: Key, norm: float = 1.0) -> Rows:
+def clip(rows: Rows, *, state: State, key: Key, norm: float = 1.0) -> Protected:
     """Shorten every row that is longer than ``norm``; a bound, not yet privacy.
 
     No noise is added, so this promises nobody anything by itself: it bounds what one client
     can do to the sum, which is what noise would be measured against.
 
     Args:
-        rows: What honest clients computed; one that holds NaN or infinity has no length and
-            comes back as NaN.
+        rows: What clients computed.
+        state: Unused.
         key: Unused; clipping is deterministic.
-        norm: Largest Euclidean length of a row, above 0; ``inf`` clips nothing.
+        norm: See :func:`shortened`.
 
     Raises:
         ValueError: A bound that is not above 0.
@@ -35,6 +36,19 @@ def clip(rows: Rows, *, key: Key, norm: float = 1.0) -> Rows:
     Source:
         Abadi et al. 2016, arXiv:1607.00133, section 3.1; McMahan et al. 2018,
         arXiv:1710.06963, section 2 (whole updates, as here).
+    """
+    return Protected(shortened(rows, norm))
+
+
+def shortened(rows: Rows, norm: float) -> Rows:
+    """Shorten every row that is longer than ``norm``.
+
+    Args:
+        rows: One that holds NaN or infinity has no length and comes back as NaN.
+        norm: Largest Euclidean length of a row, above 0; ``inf`` clips nothing.
+
+    Raises:
+        ValueError: A bound that is not above 0.
     """
     if not norm > 0:
         raise ValueError(f"privacy.norm must be above 0, got {norm}")
