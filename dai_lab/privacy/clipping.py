@@ -6,6 +6,9 @@ import torch
 
 from dai_lab.core import Key, Protected, Rows, State
 
+SMALLEST = 1e-15
+"""Length below which squares of entries may vanish."""
+
 
 def none(rows: Rows, *, state: State, key: Key) -> Protected:
     """Send rows as they were computed; nothing is promised.
@@ -52,6 +55,10 @@ def shortened(rows: Rows, norm: float) -> Rows:
     """
     if not norm > 0:
         raise ValueError(f"privacy.norm must be above 0, got {norm}")
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if bool(((lengths > SMALLEST) & lengths.isfinite()).all()):
+        factors = (norm / lengths).clamp_max(1.0)
+        return rows if bool((factors == 1).all()) else rows * factors
     # Dividing by the largest entry first keeps squares of huge entries from overflowing.
     largest = rows.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
     directions = rows / largest
