@@ -37,6 +37,18 @@ def test_the_tables_of_what_secure_sums_cost_follow_from_what_was_measured(monke
     assert secagg_cost.filled(text, frame) == text
 
 
+def test_the_tables_of_accuracy_against_epsilon_follow_from_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT.parent)
+    from benchmarks import privacy_utility
+
+    frame = privacy_utility.measured()
+    text = (ROOT / "privacy_utility" / "README.md").read_text()
+    assert len(frame) == len([*privacy_utility.cells([*privacy_utility.HELD, "records"], range(5))])
+    assert privacy_utility.filled(text, frame) == text
+    kept = frame[frame["trust"] != "none"]
+    assert (kept["epsilon"] <= 1.1 * kept["target"]).all()
+
+
 @pytest.mark.parametrize("study", PLANNED)
 def test_a_study_that_is_only_planned_shows_no_number(study):
     places = BLOCK.findall((ROOT / study / "README.md").read_text())
