@@ -142,8 +142,8 @@ def refuse(encoding: Encoding | None, name: str) -> None:
     """Refuse an encoding where its sum is not all that is seen."""
     if encoding is not None:
         raise ValueError(
-            f"privacy: noise that clients share needs a sum the server cannot see into, which "
-            f"secagg={name} is not: choose secagg=pairwise, graph or ideal"
+            "privacy: noise that clients share needs a sum modulo a power of two that the server "
+            f"cannot see into, which secagg={name} is not: choose secagg=pairwise, graph or ideal"
         )
 
 
