@@ -162,9 +162,10 @@ def _naming(name: str) -> Iterator[None]:
         except RuntimeError as error:
             if not isinstance(error, NotImplementedError) and "Expanded Weights" not in str(error):
                 raise
-            why = str(error).splitlines()[0]
+            # A bare NotImplementedError says nothing, and it may be the user's own network's.
+            why = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(
-                f"local.sampler={name} does not take this model ({why}): choose local.sampler=auto"
+                f"local.sampler={name} does not take this model ({why}): choose another sampler"
             ) from error
 
 

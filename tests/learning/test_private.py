@@ -14,7 +14,7 @@ from dai_lab.core import Compute, Event, Examples, Key, Model, Shards, State, Ta
 from dai_lab.experiment import simulate
 from dai_lab.federation.stages import learn
 from dai_lab.learning import dp_sgd, sgd
-from dai_lab.learning.private_steps import SAMPLERS, clipping, sampler_for
+from dai_lab.learning.private_steps import SAMPLERS, _naming, clipping, sampler_for
 from dai_lab.models import create, flat, mlp, resnet8, tanh_cnn
 
 KEY = Key(3)
@@ -368,3 +368,18 @@ def test_a_run_learns_under_noise(frame, tmp_path):
     ]  # fmt: skip
     result = simulate(load(*settings), tmp_path / "run", progress=False)
     assert result.summary["test_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("said", ["", "no rule for it\nand much more"])
+def test_what_a_sampler_cannot_do_is_one_line_that_keeps_its_cause(said):
+    cause = NotImplementedError(said) if said else NotImplementedError()
+    why = "no rule for it" if said else "NotImplementedError"
+    line = rf"^local\.sampler=ew does not take this model \({why}\): choose another sampler$"
+    with pytest.raises(ValueError, match=line) as named, _naming("ew"):
+        raise cause
+    assert named.value.__cause__ is cause
+
+
+def test_an_error_that_is_no_samplers_passes_as_it_is():
+    with pytest.raises(RuntimeError, match=r"^out of memory$"), _naming("ew"):
+        raise RuntimeError("out of memory")
