@@ -274,7 +274,10 @@ def _strays(
     # So many, itself included, are more than half of all.
     reach = ranked[:, min(total // 2, len(ranked) - 1)]
     if threshold is None:
-        middle = int(reach.argmin())
+        # The two ends of the shortest reach tie; who is nearer to its neighbors wins, or the
+        # order of rows would decide.
+        near = ranked[:, : total // 2 + 1].sum(1)
+        middle = int(torch.where(reach == reach.min(), near, torch.inf).argmin())
         threshold = max(float(reach[middle]), floor)
     else:
         near = (among <= threshold).sum(1)
