@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -52,6 +52,8 @@ def main() -> None:
             code = publish(words[1:])
         elif words[:1] == ["study"]:
             code = study(words[1:])
+        elif words and words[0] in PROVENANCE:
+            code = PROVENANCE[words[0]](words[1:])
         else:
             run(words)
     except MISTAKES as error:
@@ -264,6 +266,75 @@ def study(words: list[str]) -> int:
         seeds=seeds, share=share, show="plan" in words,
     )  # fmt: skip
     return int(any(isinstance(end, Exception) for end in ends))
+
+
+def verify(words: list[str]) -> int:
+    """Check a run or a bundle; return 1 on any doubt."""
+    parser = options("verify", "Check a run's folder, or a bundle, without its lab.")
+    parser.add_argument("path", help="results/<name>/<digest>, or a file from dai-lab prove")
+    parser.add_argument("--key", help="the lab's key as you know it: name+identity+key")
+    parser.add_argument("--url", help="of a node, where the run is anchored on one")
+    asked = parser.parse_args(words)
+    from dai_lab.experiment import check
+
+    verdict = check(asked.path, key=asked.key, url=asked.url)
+    print(verdict)
+    return int(not verdict.holds)
+
+
+def prove(words: list[str]) -> int:
+    """Write a bundle that proves one event to others."""
+    parser = options("prove", "Write a bundle that proves one event of a run to anyone.")
+    parser.add_argument("folder", help="results/<name>/<digest>")
+    parser.add_argument("--round", type=int)
+    parser.add_argument("--client", type=int, help="a client's row; else the round's model")
+    parser.add_argument("--kind", help="another kind of event, such as evaluation or dataset")
+    parser.add_argument("--out", default="proof.bundle", help="the file to write")
+    asked = parser.parse_args(words)
+    from dai_lab.experiment import prove as write
+
+    raw = write(asked.folder, round=asked.round, client=asked.client, kind=asked.kind)
+    Path(asked.out).write_bytes(raw)
+    print(f"{asked.out}: {len(raw)} bytes; anyone can check it: dai-lab verify {asked.out}")
+    return 0
+
+
+def audit(words: list[str]) -> int:
+    """Play a round once more; return 1 if anybody lied."""
+    parser = options("audit", "Play a round once more, and name who lied.")
+    parser.add_argument("folder", help="results/<name>/<digest> of a run with ledger=local")
+    parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--client", type=int, help="whom to look at; everybody unless given")
+    asked = parser.parse_args(words)
+    from dai_lab.experiment import audit as replay
+
+    verdict = replay(asked.folder, asked.round, asked.client)
+    print(verdict)
+    return int(not verdict.holds)
+
+
+def export(words: list[str]) -> int:
+    """Write a run's provenance in a format that others read."""
+    parser = options("export", "Write a run's provenance for the tools of others.")
+    parser.add_argument("folder", help="results/<name>/<digest> of a finished run with a log")
+    parser.add_argument("kind", help="in-toto, prov, ro-crate or model-signing")
+    parser.add_argument("--out", help="the file or folder to write")
+    asked = parser.parse_args(words)
+    from dai_lab.experiment import export as write
+
+    print(f"export: {write(asked.folder, asked.kind, asked.out)}")
+    return 0
+
+
+def options(verb: str, about: str) -> ArgumentParser:
+    """Return a parser whose complaints are one line, as all of ours are."""
+    parser = ArgumentParser(prog=f"dai-lab {verb}", description=about, add_help=False)
+    parser.error = usage  # type: ignore[method-assign]
+    return parser
+
+
+PROVENANCE = {"verify": verify, "prove": prove, "audit": audit, "export": export}
+"""What one can ask of a run with a log."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """One Hypothesis profile (no wall-clock deadlines, same examples every run), one thread."""
 
+import os
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import settings
 settings.register_profile("lab", deadline=None, derandomize=True, database=None)
 settings.load_profile("lab")
 torch.set_num_threads(1)
+# Logs are signed with keys of their own here, and nobody's own are touched.
+os.environ["DAI_LAB_KEYS"] = tempfile.mkdtemp(prefix="dai-lab-keys-")
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ NEEDS = {
         f"privacy={name}": ("secagg=ideal", "privacy.clients=4")
         for name in ("distributed_gaussian", "skellam")
     },
+    "chain=rpc": ("chain.url=http://127.0.0.1:8545",),
     # Triggers need room, groups need attributes, and some poisons a model to plan against.
     "poison=dba": ("poison.size=3",),
     "poison=rlr_plus": ("poison.margin=1",),

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from dai_lab.config.parts import TRUSTED, locate, trusted
 from dai_lab.config.schema import FOLDER, is_folder
 
-BESIDES = ("compute", "engine", "hydra", "name", "results", "tracker")
+BESIDES = ("chain", "compute", "engine", "hydra", "ledger", "name", "results", "tracker")
 """Settings that change where a run happens or who watches, but nothing it computes."""
 
 FILES = ("cohort", "data", "devices")

@@ -47,6 +47,8 @@ GIVEN: Mapping[str, Call] = {
     "data": ((), ()),
     "model": (("shape", "classes"), ()),
     "tracker": (("folder", "config"), ()),
+    "ledger": (("folder", "run"), ()),
+    "chain": ((), ()),
 }
 """What the part of a group without a protocol is called with."""
 

@@ -121,6 +121,8 @@ class Experiment:
     personal: Part
     engine: Part
     tracker: Part
+    ledger: Part
+    chain: Part
     watch: Part = field(default_factory=dict)
     frame: Frame = Frame.federated
     federation: Federation = field(default_factory=Federation)

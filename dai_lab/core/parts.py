@@ -130,6 +130,21 @@ class Aggregator(Protocol):
 
 
 @runtime_checkable
+class Ledger(Protocol):
+    """From what happens in a round to what nobody can deny afterwards."""
+
+    def sent(
+        self, round: int, clients: Sequence[int], rows: Rows, weights: Float[Tensor, "_"]
+    ) -> None:
+        """Take what clients send, before anything of it is revealed."""
+
+    def revealed(
+        self, round: int, clients: Sequence[int], visible: Visible, found: Aggregate
+    ) -> None:
+        """Take what the server saw of it, and what it made of that."""
+
+
+@runtime_checkable
 class Server(Protocol):
     """From a state and an update to the next state."""
 

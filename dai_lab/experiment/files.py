@@ -129,13 +129,18 @@ def keep(path: Path, rounds: int) -> list[dict[str, Any]]:
 
 def save(path: Path, state: State, done: int) -> None:
     """Write the model and the memories of parts after round ``done``."""
-    from safetensors.torch import save as packed
+    write(path, packed(state, done))
+
+
+def packed(state: State, done: int) -> bytes:
+    """Put the model and the memories of parts after round ``done`` into the bytes of a file."""
+    from safetensors.torch import save
 
     # Memories may be views or share storage; a file of tensors holds each on its own.
     tensors = {"params": state.params, **state.memory}
     alone = {name: one.detach().cpu().contiguous().clone() for name, one in tensors.items()}
     # One key only: safetensors orders several as it likes, and equal runs must be equal bytes.
-    write(path, packed(alone, metadata={"dai_lab": json.dumps({"round": done})}))
+    return save(alone, metadata={"dai_lab": json.dumps({"round": done})})
 
 
 def restore(path: Path) -> tuple[State, int]:
@@ -144,15 +149,27 @@ def restore(path: Path) -> tuple[State, int]:
     Raises:
         ValueError: The file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    try:
+        return restored(path.read_bytes(), path)
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+
+
+def restored(raw: bytes, path: Path) -> tuple[State, int]:
+    """Read the bytes of a checkpoint, which came from ``path``.
+
+    Raises:
+        ValueError: They are damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, framework="pt") as file:
-            done = int(json.loads(file.metadata()["dai_lab"])["round"])
-            # Copied, because what safetensors hands out is the file itself, mapped.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        head = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        done = int(json.loads(head["__metadata__"]["dai_lab"])["round"])
+        tensors = {name: one.clone() for name, one in load(raw).items()}
         params = tensors.pop("params")
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, str(error).splitlines()[0]) from None
     return State(params, tensors), done
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,10 @@ from dai_lab.config import build, build_named, check, digest
 from dai_lab.experiment import files
 from dai_lab.experiment.environment import environment
 from dai_lab.experiment.machine import bar_of, computer, keep_memory, one_setting_of_threads
+from dai_lab.experiment.provenance import provenance
 
 if TYPE_CHECKING:
-    from dai_lab.core import State
+    from dai_lab.core import Compute, State
     from dai_lab.federation import Federation
 
 BUILT = (
@@ -138,7 +139,7 @@ def run(
 ) -> Result:
     """Play the rounds that are not yet on disk, then write the summary."""
     from dai_lab.core import Key
-    from dai_lab.federation import Accounting, Audit, choice, found, play
+    from dai_lab.federation import choice, play
 
     checkpoint, about = place / "checkpoint.safetensors", place / "environment.json"
     state, done = files.restore(checkpoint) if checkpoint.exists() else (None, 0)
@@ -146,22 +147,11 @@ def run(
     compute = computer(settings["compute"], before.get("compute", {}) if done else {})
     keep_memory()
     key, rounds = Key(settings["seed"]), settings["rounds"]
-    with FOUNDING:
-        parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}
-        if data is not None:
-            parts["data"] = partial(data, settings["data"], parts["data"])
-        us: Federation = found(
-            **parts,
-            watch=build_named(settings["watch"], at="watch"),
-            frame=settings["frame"],
-            **settings["federation"],
-            every=settings["evaluation"]["every"],
-            accounting=Accounting(**settings["accounting"]),
-            audit=Audit(**settings["audit"]),
-            compute=compute,
-            key=key,
-        )
+    us = founded(settings, compute, data=data)
     tracker = build(settings["tracker"], at="tracker")
+    kept = stack.enter_context(provenance(settings, place, name))
+    if kept is not None:
+        us = replace(us, ledger=kept.scribe)
     lines, timings, due = place / "records.jsonl", place / "timings.jsonl", 0.0
     records = files.keep(lines, done)
     files.keep(timings, done)
@@ -178,8 +168,11 @@ def run(
         where = {"device": compute.device, "threads": compute.threads, **choice(us)}
         where |= {"compile": True} if compute.compile else {}
         ran = sessions(before, environment(compute.threads), done)
-        files.write(about, files.text({"digest": name, **ran, "compute": where}))
-        files.write(place / "config.yaml", readable(whole).encode())
+        about_it, config = {"digest": name, **ran, "compute": where}, readable(whole).encode()
+        files.write(about, files.text(about_it))
+        files.write(place / "config.yaml", config)
+        if kept is not None:
+            kept.began(us, config=config, environment=about_it, done=done, rounds=rounds)
     for record in records:
         # Once more: whoever died may have kept the last ones to himself.
         track(record)
@@ -189,12 +182,16 @@ def run(
         done += 1
         record = files.finite(one.record)
         files.append(lines, record)
-        files.append(timings, {"round": done, **one.seconds})
         sane = sound(one.state)
+        if kept is not None:
+            kept.ended(done, files.line(record).encode(), one.state, last=one.last or not sane)
+        files.append(timings, {"round": done, **one.seconds})
         # Rounds after the last checkpoint are played again: a costly one may be rare.
         if one.last or not sane or time.perf_counter() >= due:
             began = time.perf_counter()
             files.settle(lines, timings)  # a checkpoint is of rounds that are recorded
+            if kept is not None:
+                kept.settle()
             files.save(checkpoint, one.state, done)
             due = time.perf_counter() + PATIENCE * (time.perf_counter() - began)
         records.append(record)
@@ -207,8 +204,35 @@ def run(
             diverged = True
             break
     summary = summarized(records, settings, name, diverged=diverged)
-    files.write(place / "summary.json", files.text(summary))
+    written = files.text(summary)
+    if kept is not None:
+        kept.finished(len(records), written)
+    files.write(place / "summary.json", written)
     return Result(place, summary)
+
+
+def founded(
+    settings: Mapping[str, Any], compute: Compute, *, data: Loader | None = None
+) -> Federation:
+    """Build the federation that settings describe, as it is before its first round."""
+    from dai_lab.core import Key
+    from dai_lab.federation import Accounting, Audit, found
+
+    with FOUNDING:
+        parts: dict[str, Any] = {group: build(settings[group], at=group) for group in BUILT}
+        if data is not None:
+            parts["data"] = partial(data, settings["data"], parts["data"])
+        return found(
+            **parts,
+            watch=build_named(settings["watch"], at="watch"),
+            frame=settings["frame"],
+            **settings["federation"],
+            every=settings["evaluation"]["every"],
+            accounting=Accounting(**settings["accounting"]),
+            audit=Audit(**settings["audit"]),
+            compute=compute,
+            key=Key(settings["seed"]),
+        )
 
 
 def sessions(before: Mapping[str, Any], now: Mapping[str, Any], done: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dai_lab.attacks import unpoisoned
 from dai_lab.core import (
     Aggregator,
     Attack,
+    Card,
     Cohort,
     Compression,
     Compute,
@@ -21,6 +22,7 @@ from dai_lab.core import (
     Engine,
     Examples,
     Key,
+    Ledger,
     LocalTraining,
     Pace,
     Partitioner,
@@ -91,6 +93,10 @@ class Federation:
     audit: Audit = field(default_factory=Audit)
     canaries: Canaries | None = None
     """Records planted for an audit."""
+    card: Card | None = None
+    """Where the data come from."""
+    ledger: Ledger | None = None
+    """Takes down who sent what, and what was made of it."""
 
     def __post_init__(self) -> None:
         if self.frame not in FRAMES:
@@ -209,6 +215,7 @@ def found(
         accounting=accounting or Accounting(),
         audit=audit,
         canaries=canaries,
+        card=dataset.card,
     )
     return us
 

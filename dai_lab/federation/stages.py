@@ -208,6 +208,8 @@ def _carried_out(
         if bool((factors != 1).any()):
             rows = rows * factors.unsqueeze(1)
         weights = equal(guard, mail.weights).to(rows.device)
+        if us.ledger is not None:
+            us.ledger.sent(number, mail.clients, rows, weights)
         visible = us.secagg(
             rows, weights, clients=mail.clients, key=key / "secagg", encoding=guard.encoding
         )
@@ -220,6 +222,8 @@ def _carried_out(
         spent |= {name: took[name] for name in ("bytes_up", "bytes_down") if name in took}
         spent["flops"] += worked()
         found = noised(us, guard, visible, found, key)
+        if us.ledger is not None:
+            us.ledger.revealed(number, mail.clients, visible, found)
         state = state.remember(found.memory)
         if votes is not None:
             state = state.remember(voted(us, guard, votes, mail.clients, key))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 
 import torch
@@ -31,6 +32,11 @@ def committed(row: Tensor, salt: bytes) -> bytes:
     found = hashlib.sha256(ROW + salt + _described(row))
     found.update(_bytes(row))
     return found.digest()
+
+
+def salt(opening: bytes, client: int, round: int) -> bytes:
+    """Return what hides one row, from what opens all rows of a run."""
+    return hmac.digest(opening, f"{client} {round}".encode(), "sha256")
 
 
 def tensors_digest(named: Mapping[str, Tensor]) -> bytes:

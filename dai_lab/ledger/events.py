@@ -12,7 +12,7 @@ from dai_lab.ledger.keys import Signer, signed_by
 
 Body = Mapping[str, Any]
 
-DIGEST = "a digest of 32 bytes"
+DIGEST = "32 bytes"
 TEXT, COUNT, NUMBER, MAYBE = "text", "a number of 0 or more", "a finite number", "text or null"
 
 KINDS: Mapping[str, Mapping[str, str]] = {
@@ -20,6 +20,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "started": {
         "run": TEXT,
         "nonce": DIGEST,
+        "server": DIGEST,
         "config": DIGEST,
         "commit": MAYBE,
         "environment": DIGEST,
@@ -36,6 +37,16 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "aggregate": {"round": COUNT, "digest": DIGEST},
     "model": {"round": COUNT, "cid": TEXT, "digest": DIGEST, "snapshot": MAYBE},
     "evaluation": {"round": COUNT, "record": DIGEST},
+    # Where the log's root at some size is out of its owner's reach.
+    "anchored": {
+        "round": COUNT,
+        "size": COUNT,
+        "chain": COUNT,
+        "contract": TEXT,
+        "run": DIGEST,
+        "transaction": TEXT,
+        "block": COUNT,
+    },
     "finished": {"run": TEXT, "rounds": COUNT, "summary": DIGEST},
     # What follows from it.
     "payout": {"round": COUNT, "to": TEXT, "amount": COUNT, "root": DIGEST},

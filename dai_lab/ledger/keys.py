@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 
@@ -48,6 +50,20 @@ class Signer:
 
 
 @dataclass(frozen=True)
+class CurveSigner:
+    """Somebody who can sign for tools that know no Ed25519."""
+
+    name: str
+    public: bytes
+    """PEM of the public key (P-256, FIPS 186-5)."""
+    _private: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a signature in DER (ECDSA with SHA-256); the same one each time (RFC 6979)."""
+        return self._private.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+
+
+@dataclass(frozen=True)
 class Keyring:
     """The secret all keys of a lab come from."""
 
@@ -59,13 +75,25 @@ class Keyring:
         said = "/".join(map(str, (name, *path)))
         return Signer(said, private.public_key().public_bytes_raw(), private)
 
+    def curve_signer(self, name: str) -> CurveSigner:
+        """Return the one who signs as ``name`` where a curve of NIST is asked for.
+
+        Source:
+            FIPS 186-5, appendix A.2.1: 128 bits more than the order has leave no bias.
+        """
+        curve = ec.SECP256R1()
+        drawn = int.from_bytes(self._derived("sign on P-256", name, size=48), "big")
+        private = ec.derive_private_key(drawn % (curve.group_order - 1) + 1, curve)
+        pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return CurveSigner(name, pem, private)
+
     def salt(self, *path: str | int) -> bytes:
         """Return 32 bytes that hide what a commitment is of until its opening is shown."""
         return self._derived("salt", *path)
 
-    def _derived(self, *path: str | int) -> bytes:
+    def _derived(self, *path: str | int, size: int = 32) -> bytes:
         info = b"".join(len(one).to_bytes(4, "big") + one for one in map(_raw, path))
-        return HKDF(hashes.SHA256(), 32, salt=b"dai_lab keys", info=info).derive(self._secret)
+        return HKDF(hashes.SHA256(), size, salt=b"dai_lab keys", info=info).derive(self._secret)
 
 
 def keyring(folder: str | Path | None = None) -> Keyring:

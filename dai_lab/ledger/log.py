@@ -12,9 +12,8 @@ from dai_lab.ledger.merkle import Tree, leaf_hash
 LAYOUT = (
     "CREATE TABLE event (place INTEGER PRIMARY KEY, raw BLOB NOT NULL) STRICT",
     "CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT",
-    "CREATE TABLE receipt (size INTEGER PRIMARY KEY, said TEXT NOT NULL) STRICT",
 )
-"""Events in their order; what the log was at some sizes; where such a size was anchored."""
+"""Events in their order; what the log was at some sizes."""
 
 
 class Damaged(ValueError):  # noqa: N818 (it says what is the matter)
@@ -93,18 +92,11 @@ class Log:
         with self._trouble():
             self._base.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (size, text))
 
-    def anchor(self, size: int, said: str) -> None:
-        """Keep a chain's receipt for the log's root at this size."""
-        with self._trouble():
-            self._base.execute("INSERT OR REPLACE INTO receipt VALUES (?, ?)", (size, said))
-
     def notes(self) -> list[tuple[int, str]]:
         """Return the signed checkpoints, by size."""
-        return self._rows("SELECT size, note FROM checkpoint ORDER BY size")
-
-    def receipts(self) -> list[tuple[int, str]]:
-        """Return the chain's receipts, by size."""
-        return self._rows("SELECT size, said FROM receipt ORDER BY size")
+        asked = "SELECT size, note FROM checkpoint ORDER BY size"
+        with self._trouble():
+            return [(int(size), str(text)) for size, text in self._base.execute(asked)]
 
     def settle(self) -> None:
         """Wait until the disk has everything."""
@@ -126,10 +118,6 @@ class Log:
             with self._together():
                 for table in LAYOUT:
                     self._base.execute(table)
-
-    def _rows(self, asked: str) -> list[tuple[int, str]]:
-        with self._trouble():
-            return [(int(size), str(text)) for size, text in self._base.execute(asked)]
 
     @contextmanager
     def _together(self) -> Iterator[None]:

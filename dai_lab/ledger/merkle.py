@@ -75,16 +75,17 @@ class Tree:
         """
         size = len(self) if size is None else self._within(size, len(self), "size")
         self._within(index, size - 1, "index")
-        path, low, high = [], 0, size
-        while high - low > 1:
-            middle = low + _split(high - low)
-            if index < middle:
-                path.append(self._over(middle, high))
-                high = middle
-            else:
-                path.append(self._over(low, middle))
-                low = middle
-        return path[::-1]
+        path, at, last = [], index, size - 1
+        for height, level in enumerate(self._levels):
+            beside = at ^ 1
+            if beside < last or at & 1:
+                path.append(level[beside])
+            elif beside == last:  # whose subtree may not be full
+                path.append(self._over(last << height, size))
+            at, last = at >> 1, last >> 1
+            if not last:
+                break
+        return path
 
     def consistency(self, size1: int, size2: int | None = None) -> list[bytes]:
         """Prove that the first ``size1`` leaves are still the first of ``size2``.

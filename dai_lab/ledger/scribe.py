@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dai_lab.core import Aggregate, Rows, Visible
-from dai_lab.ledger.commitments import committed, row_views, tensors_digest
+from dai_lab.ledger.commitments import committed, row_views, salt, tensors_digest
 from dai_lab.ledger.events import Body, signed, verify
 from dai_lab.ledger.keys import Keyring, Signer, keyring
 from dai_lab.ledger.log import Log
@@ -31,7 +31,7 @@ Holdings = Callable[[int], tuple[bytes, int]]
 
 @contextmanager
 def local(
-    folder: Path, run: str, *, every: int = 10, largest: float = 64.0
+    folder: Path, run: str, *, every: int = 10, largest: float = 64.0, rows: bool = False
 ) -> Iterator[Scribe | None]:
     """Keep a run's log beside its records, in ``ledger.sqlite``.
 
@@ -41,6 +41,8 @@ def local(
         every: Rounds after which the whole state is kept, for a replay to start from; at least 1.
         largest: MiB a state may have to be kept; where it has more, a replay starts with the
             first round.
+        rows: Whether to keep what every client sent, which lets a replay on another kind of
+            machine tell rounding from a lie.
 
     Raises:
         ValueError: A knob is out of range, or the keys or the log cannot be opened.
@@ -49,7 +51,7 @@ def local(
         raise ValueError(f"ledger.every must be at least 1 (rounds), got {every}")
     if not largest >= 0:
         raise ValueError(f"ledger.largest must be 0 or more (MiB), got {largest}")
-    scribe = Scribe(folder / FILE, run, keyring(), every=every, largest=largest)
+    scribe = Scribe(folder / FILE, run, keyring(), every=every, largest=largest, rows=rows)
     try:
         yield scribe
     finally:
@@ -69,17 +71,26 @@ class Scribe:
     the next one may reuse the rows.
     """
 
-    def __init__(self, path: Path, run: str, keys: Keyring, *, every: int, largest: float) -> None:
+    def __init__(
+        self, path: Path, run: str, keys: Keyring, *, every: int, largest: float, rows: bool
+    ) -> None:
         self.run, self.keys, self.every, self.largest = run, keys, every, largest
+        self.keeps_rows = rows
+        self.opening = keys.salt(run)
+        """Opens what all clients of this run commit to."""
         self.lab, self.server = keys.signer("lab"), keys.signer("server", run)
         self.origin = f"dai_lab/{run}"
         self.path = path
         self._opened: Log | None = None
         self._beside = ThreadPoolExecutor(1)
+        self.rows: Rows | None = None
+        """What was sent in this round, where it is kept."""
         self._sent: Future[list[bytes]] | None = None
         self._seen: list[bytes] = []
+        self.anchor: Body | None = None
+        """Where the log was anchored last."""
         self._signers: dict[int, Signer] = {}
-        self._clients: tuple[int, ...] = ()
+        self.clients: tuple[int, ...] = ()
         self._registered: set[str] = set()
         self._holdings: Holdings | None = None
         self._terms = ("", 0)
@@ -105,8 +116,8 @@ class Scribe:
             of = hashlib.sha256(config).digest()
             # Without the nonce a run repeated from its seed would be the same log once more.
             body: Body = {
-                "run": self.run, "nonce": os.urandom(32), "config": of, "commit": commit,
-                "environment": about,
+                "run": self.run, "nonce": os.urandom(32), "server": self.server.public,
+                "config": of, "commit": commit, "environment": about,
             }  # fmt: skip
             self._log.append([signed("started", body, self.lab)])
             return
@@ -127,6 +138,7 @@ class Scribe:
             )
         granted = [str(one.body["owner"]) for one in events if one.kind == "consent_granted"]
         self._registered = set(granted)
+        self.anchor = next((one.body for one in events[::-1] if one.kind == "anchored"), None)
         body = {"run": self.run, "round": done, "environment": about}
         self._log.append([signed("resumed", body, self.lab)])
 
@@ -137,15 +149,15 @@ class Scribe:
 
         ``rows`` must not change before :meth:`ended` was called.
         """
-        counts, self._clients = weights.tolist(), tuple(clients)
+        counts, self.clients = weights.tolist(), tuple(clients)
+        self.rows = rows if self.keeps_rows else None
 
         def commit() -> list[bytes]:
             events = []
             for client, row, weight in zip(clients, row_views(rows), counts, strict=True):
-                salt = self.keys.salt(self.run, client, round)
+                seal = committed(row, salt(self.opening, client, round))
                 body = {
-                    "round": round, "client": client, "commitment": committed(row, salt),
-                    "weight": float(weight),
+                    "round": round, "client": client, "commitment": seal, "weight": float(weight)
                 }  # fmt: skip
                 events.append(signed("update", body, self._signer(client)))
             return events
@@ -178,7 +190,7 @@ class Scribe:
             state: The state's tensors; only ``params`` is named in the log.
             snapshot: Content address under which the whole state is kept, if it is.
         """
-        events = [one for client in self._clients for one in self._registration(client)]
+        events = [one for client in self.clients for one in self._registration(client)]
         events += [] if self._sent is None else self._sent.result()
         model = {
             "round": round, "cid": cid, "digest": tensors_digest({"params": state["params"]}),
@@ -190,7 +202,7 @@ class Scribe:
             signed("model", model, self.server),
             signed("evaluation", noted, self.server),
         ]
-        self._sent, self._seen, self._clients = None, [], ()
+        self._sent, self._seen, self.clients = None, [], ()
         return self._written(events)
 
     def finished(self, rounds: int, summary: bytes) -> Checkpoint:
@@ -199,14 +211,10 @@ class Scribe:
         body = {"run": self.run, "rounds": rounds, "summary": digest}
         return self._written([signed("finished", body, self.lab)])
 
-    def receipt(self) -> str | None:
-        """Return the last receipt of an anchor, if there is one."""
-        receipts = self._log.receipts()
-        return receipts[-1][1] if receipts else None
-
-    def anchored(self, size: int, receipt: str) -> None:
-        """Keep where the log's root at this size is anchored."""
-        self._log.anchor(size, receipt)
+    def anchored(self, receipt: Body) -> None:
+        """Take down where the log is anchored, so that a later session finds it."""
+        self._log.append([signed("anchored", receipt, self.lab)])
+        self.anchor = receipt
 
     @property
     def identity(self) -> bytes:
