@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export WANDB_MODE ?= offline
+# Where it is set, every process, and there are hundreds, would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test setup lint lock clean
 

@@ -1,10 +1,10 @@
 """Accuracy against epsilon: whom one trusts, and what that costs.
 
-    python benchmarks/privacy_utility.py [--only fashion_mnist adult records] [--seeds 0 1 2 3 4]
+    python benchmarks/privacy_utility.py [--only fashion_mnist adult records opacus] [--seeds 0 1 2]
 
-Runs go to ``results/privacy_utility`` and are written one by one to
-``experiments/privacy_utility/utility.csv``: what is there is not run again. The tables and the
-figure of the study's README are made from that file.
+Runs go to ``results/privacy_utility`` and are written one by one to ``utility.csv`` and
+``opacus.csv`` in ``experiments/privacy_utility``: what is there is not run again. The tables and
+the figure of the study's README are made from those files.
 """
 
 from __future__ import annotations
@@ -65,6 +65,15 @@ RECORDS = (
 )  # fmt: skip
 """Everything in one place, as the paper that the study is held against."""
 
+OPACUS = {
+    7.1: (0.7, 0.25, 1.5, 45, 97.09),
+    3.01: (1.1, 0.15, 1.0, 60, 96.78),
+    1.19: (1.3, 0.25, 1.5, 15, 94.63),
+}
+"""From epsilon to noise, rate, norm, epochs and accuracy in %, as Opacus publishes them."""
+SHARE, OPACUS_SEEDS = (8, 15), 3
+"""Part of the published epochs that is run here, and how many seeds: ten minutes of one core."""
+
 
 @cache
 def noise(target: float, rate: float, times: int, by: str = "pld") -> float:
@@ -73,10 +82,23 @@ def noise(target: float, rate: float, times: int, by: str = "pld") -> float:
     return math.ceil(found * 1000) / 1000
 
 
+def shorter(epochs: int) -> int:
+    """Return how many of the published epochs are run."""
+    return epochs * SHARE[0] // SHARE[1]
+
+
 def settings(data: str, trust: str, target: float) -> tuple[tuple[str, ...], float]:
     """Return the overrides of a cell, and its noise."""
     if data == "records":
         return RECORDS, 2.17
+    if data == "opacus":
+        much, rate, norm, epochs, _ = OPACUS[target]
+        return (
+            "data=mnist10k", "model=tanh_cnn", "frame=centralized", "federation.clients=1",
+            "federation.holdout=0", "evaluation.every=1000", f"accounting.delta={DELTA}",
+            "local=dp_sgd", "local.batch_size=240", f"local.noise={much}", f"local.rate={rate}",
+            f"local.norm={norm}", f"rounds={shorter(epochs)}",
+        ), much  # fmt: skip
     here = (*COMMON, f"data={data}")
     many = (*here, f"federation.clients={CLIENTS}", "local.rate=0.05", "local.batch_size=16")
     joining = (*many, "cohort=poisson", f"cohort.rate={RATE}", f"rounds={ROUNDS}")
@@ -109,7 +131,11 @@ def settings(data: str, trust: str, target: float) -> tuple[tuple[str, ...], flo
 def cells(only: list[str], seeds: list[int]) -> Iterator[tuple[str, str, float, int]]:
     """Name every cell."""
     for data in only:
-        for seed in seeds:
+        for seed in seeds[:OPACUS_SEEDS] if data == "opacus" else seeds:
+            if data == "opacus":
+                for target in OPACUS:
+                    yield data, "record", target, seed
+                continue
             if data == "records":
                 yield data, "record", 2.4, seed
                 continue
@@ -119,11 +145,16 @@ def cells(only: list[str], seeds: list[int]) -> Iterator[tuple[str, str, float, 
                     yield data, trust, target, seed
 
 
-def measured() -> DataFrame:
-    """Return what has been measured."""
+def file(data: str) -> Path:
+    """Say where a part's runs are written."""
+    return PLACE / ("opacus.csv" if data == "opacus" else "utility.csv")
+
+
+def measured(data: str = "fashion_mnist") -> DataFrame:
+    """Return what has been measured of a part, and of those that are written beside it."""
     from pandas import read_csv
 
-    return read_csv(PLACE / "utility.csv")
+    return read_csv(file(data))
 
 
 def spelled(values: list[float], percent: bool = True) -> str:
@@ -148,6 +179,19 @@ def table(frame: DataFrame, data: str) -> str:
             f"; mean {100 * here['accuracy'].mean():.2f} | {seeds} |"
         )
         return "\n".join(rows)
+    if data == "opacus":
+        rows = [
+            "| noise | rate | norm | epochs, theirs | epsilon, theirs (RDP) | accuracy, theirs, % "
+            "| epochs, ours | epsilon, ours (PLD) | accuracy, ours, % |",
+            "|" + " --- |" * 9,
+        ]
+        for target, (*knobs, epochs, accuracy) in OPACUS.items():
+            some = here[here["target"] == target]
+            numbers = [*knobs, epochs, target, accuracy, shorter(epochs)]
+            row = [f"{one:g}" for one in numbers]
+            row += [f"{some['epsilon'].max():.2f}", spelled(list(some["accuracy"]))]
+            rows.append("| " + " | ".join(row) + " |")
+        return "\n".join(rows)
     top = "".join(f" epsilon {one:g} |" for one in TARGETS)
     rows = [f"| trusted |{top}", "| --- |" + " --- |" * len(TARGETS)]
     for trust in list(TRUST)[1:]:
@@ -163,8 +207,8 @@ def table(frame: DataFrame, data: str) -> str:
 
 def filled(text: str, frame: DataFrame) -> str:
     """Put every table in its place in the README."""
-    for data in ("fashion_mnist", "adult", "records"):
-        body = table(frame, data)
+    for data in (*HELD, "records", "opacus"):
+        body = table(measured(data) if data == "opacus" else frame, data)
         block = re.compile(rf"(<!-- measured: {data} -->\n).*?(<!-- end -->)", re.S)
         text = block.sub(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
     return text
@@ -202,17 +246,17 @@ def draw(frame: DataFrame, *, dark: bool = False) -> Figure:
 def main() -> None:
     """Run what is left, then write the README's tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    everything = [*HELD, "records"]
+    everything = [*HELD, "records", "opacus"]
     parser.add_argument("--only", nargs="+", choices=everything, default=everything)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--results", default="results")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    at = PLACE / "utility.csv"
     done = set()
-    if at.exists():
-        with at.open(newline="") as file:
-            done = {tuple(one[name] for name in COLUMNS[:4]) for one in csv.DictReader(file)}
+    for at in {file(data) for data in everything}:
+        if at.exists():
+            with at.open(newline="") as kept:
+                done |= {tuple(one[name] for name in COLUMNS[:4]) for one in csv.DictReader(kept)}
     for data, trust, target, seed in cells(asked.only, asked.seeds):
         cell = (data, trust, f"{target:g}", str(seed))
         if cell in done:
@@ -222,9 +266,10 @@ def main() -> None:
         summary = simulate(cfg, progress=False).summary
         unit = "record" if trust == "record" else "client"
         epsilon = summary.get(f"privacy/{unit}_epsilon", math.inf)
+        at = file(data)
         new = not at.exists()
-        with at.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+        with at.open("a", newline="") as kept:
+            writer = csv.writer(kept, lineterminator="\n")
             if new:
                 writer.writerow(COLUMNS)
             accuracy = summary["test_accuracy"]

@@ -278,6 +278,22 @@ def test_an_audit_finds_out_that_noise_was_left_out():
     assert last["audit/client_epsilon"] > 2 * last["privacy/client_epsilon"]
 
 
+def test_an_audit_that_sees_rows_finds_out_noise_of_ones_own_that_was_left_out():
+    settings = ["privacy=local_gaussian", "privacy.noise=4", *PLANTED]
+
+    def weak(rows, *, state, key):
+        claimed = local_gaussian(rows, state=state, key=key, noise=4.0)
+        return replace(claimed, rows=local_gaussian(rows, state=state, key=key, noise=0.4).rows)
+
+    true, hidden = federation(*settings), federation(*settings, "secagg=ideal")
+    kept, broken, unseen = (
+        played(us, rounds=2)[-1].record
+        for us in (true, replace(true, privacy=weak), replace(hidden, privacy=weak))
+    )
+    for one, caught in ((kept, False), (broken, True), (unseen, False)):
+        assert (one["audit/client_epsilon"] > one["privacy/client_epsilon"]) == caught
+
+
 def test_an_audit_finds_out_that_sampling_was_only_claimed():
     told = ["privacy=central", "privacy.noise=1", "accounting.claimed=0.01", *PLANTED]
     last = played(federation(*told), rounds=8)[-1].record

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dai_lab.core import Aggregate, Key, Protected, Rows, State
+from dai_lab.core import Aggregate, Key, Protected, Rows, State, Visible
 from dai_lab.federation.founding import Federation
 from dai_lab.federation.private import sampling
 from dai_lab.learning import predict
@@ -28,7 +28,9 @@ def join(
 ) -> tuple[tuple[int, ...], Rows]:
     """Return the planted clients of a round and what they send: one entry, as long as may be.
 
-    Its sign is drawn anew each round, so that a model is not driven anywhere.
+    Its sign is drawn anew each round, so that a model is not driven anywhere. Noise of one's own
+    promises that a row might as well be zeros, not that there is none: behind it, who does not
+    exist sends zeros, through the same mechanism.
 
     Args:
         us: The federation; clients are numbered on from its own.
@@ -44,20 +46,38 @@ def join(
     included, places = _who(us, width, key)
     rate = sampling(us) or share
     coins = torch.rand(count, generator=(key / "audit" / "joining").stream()) < rate
-    there = (included & coins).nonzero().flatten()
+    there = (coins if protected.local else included & coins).nonzero().flatten()
     rows = state.params.new_zeros((len(there), width))
-    signs = _signs(us, key)[there].to(rows)
+    signs = (_signs(us, key) * included)[there].to(rows)
     rows[torch.arange(len(there)), places[there]] = protected.bound * signs
     sent = us.privacy(rows, state=state, key=key / "privacy" / "audit").rows
     return tuple((len(us.task.shards) + there).tolist()), sent
 
 
-def listen(us: Federation, state: State, found: Aggregate, key: Key) -> Mapping[str, Tensor]:
-    """Remember how much of each planted client, there or not, an update seems to hold."""
+def listen(
+    us: Federation, state: State, found: Aggregate, key: Key, seen: Visible | None
+) -> Mapping[str, Tensor]:
+    """Remember how much of each planted client, there or not, a round seems to hold.
+
+    Args:
+        us: The federation.
+        state: Holds what earlier rounds seemed to hold.
+        found: The update, which everybody sees.
+        key: The round's.
+        seen: What the server sees, where clients' own noise is against that. Where each row is one
+            client's, that row is what is listened to: the update has nothing to add.
+    """
     if not us.audit.clients:
         return {}
     _, places = _who(us, len(found.update), key)
-    heard = found.update[places.to(found.update.device)].double().cpu() * _signs(us, key)
+    heard = found.update[places.to(found.update.device)].double().cpu()
+    if seen is not None and seen.sum is None and all(len(one) == 1 for one in seen.members):
+        first = len(us.task.shards)
+        at = [row for row, (client,) in enumerate(seen.members) if client >= first]
+        who = torch.tensor([seen.members[row][0] - first for row in at], dtype=torch.long)
+        entries = seen.rows[at, places[who].to(seen.rows.device)].double().cpu()
+        heard = torch.zeros_like(heard).index_add(0, who, entries)
+    heard *= _signs(us, key)
     return {SCORES: state.memory.get(SCORES, torch.zeros_like(heard)).cpu() + heard}
 
 

@@ -230,7 +230,8 @@ def _carried_out(
         owed = bills(us, guard, mail.clients, visible, updates if cohort else None, cohort)
         if owed:
             state = state.remember(charged(state.memory, owed, round=number))
-        state = state.remember(listen(us, state, found, key))
+        seen = visible if guard.local else None
+        state = state.remember(listen(us, state, found, key, seen))
         after = us.server(state.remember(_spoken_for(us, mail)), found.update)
     lying = torch.tensor([client in us.hostile for client in mail.clients])
     record: dict[str, Any] = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dai_lab.core import Event, Key, Noise, Privacy, Protected, Rows, State
-from dai_lab.privacy.clipping import shortened
+from dai_lab.privacy.clipping import lengths_of, shortened
 
 
 def central(
@@ -91,9 +91,9 @@ def adaptive(
         raise ValueError(f"privacy.blur must be above privacy.noise / 2 ({noise / 2}), got {blur}")
     here = float(state.memory.get("privacy/norm", torch.tensor(norm)))
     more = (noise**-2 - (2 * blur) ** -2) ** -0.5
-    lengths = torch.linalg.vector_norm(rows, dim=1)
+    lengths = lengths_of(rows)
     return Protected(
-        shortened(rows, here), here, central=(Event("gaussian", (noise,)),),
+        shortened(rows, here, lengths), here, central=(Event("gaussian", (noise,)),),
         noise=partial(_white, scale=more * here),
         # Centered, a vote moves the sum by a half.
         votes=(lengths <= here).to(rows) - 0.5,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from dai_lab.core import Key, Protected, Rows, State
 
@@ -43,19 +45,26 @@ def clip(rows: Rows, *, state: State, key: Key, norm: float = 1.0) -> Protected:
     return Protected(shortened(rows, norm))
 
 
-def shortened(rows: Rows, norm: float) -> Rows:
+def lengths_of(rows: Rows) -> Float[Tensor, "_"]:
+    """Return the Euclidean length of every row."""
+    found: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return found
+
+
+def shortened(rows: Rows, norm: float, lengths: Float[Tensor, "_"] | None = None) -> Rows:
     """Shorten every row that is longer than ``norm``.
 
     Args:
         rows: One that holds NaN or infinity has no length and comes back as NaN.
         norm: Largest Euclidean length of a row, above 0; ``inf`` clips nothing.
+        lengths: Those of ``rows``, where they are known: to take them is a third of the work.
 
     Raises:
         ValueError: A bound that is not above 0.
     """
     if not norm > 0:
         raise ValueError(f"privacy.norm must be above 0, got {norm}")
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    lengths = (lengths_of(rows) if lengths is None else lengths).unsqueeze(1)
     if bool(((lengths > SMALLEST) & lengths.isfinite()).all()):
         factors = (norm / lengths).clamp_max(1.0)
         return rows if bool((factors == 1).all()) else rows * factors

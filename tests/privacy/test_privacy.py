@@ -42,6 +42,17 @@ def test_clipping_agrees_with_torch_renorm_and_is_done_once(seed, norm):
     torch.testing.assert_close(privacy.shortened(clipped, norm), clipped)
 
 
+@given(seed=SEEDS, norm=st.floats(1e-3, 1e3), bad=st.sampled_from([0.0, 1e30, inf]))
+def test_lengths_that_are_known_already_change_no_bit_of_what_is_clipped(seed, norm, bad):
+    sent = rows(seed)
+    sent[0] *= bad
+    clipped = privacy.shortened(sent, norm)
+    known = privacy.shortened(sent, norm, torch.linalg.vector_norm(sent, dim=1))
+    found = privacy.adaptive(sent, state=NOTHING, key=Key(0), norm=norm)
+    assert known.numpy().tobytes() == found.rows.numpy().tobytes() == clipped.numpy().tobytes()
+    assert torch.equal(found.votes > 0, sent.norm(dim=1) <= norm)
+
+
 @given(seed=SEEDS)
 def test_an_infinite_bound_and_no_privacy_change_nothing(seed):
     sent = rows(seed)
