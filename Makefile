@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 run: .venv/ready  ## the quickstart on real digits: three frames, three seeds
 	$(BIN)/dai-lab -m +experiment=quickstart
 
-test: .venv/ready  ## every test and notebook
+test: .venv/ready .venv/anvil/ready  ## every test and notebook
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/ready  ## what the tests check too: style, types, rooms
@@ -29,6 +29,12 @@ setup: .venv/ready
 	.venv/uv/bin/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@$(BIN)/python -m dai_lab.learning.warm
 	@touch $@
+
+# A real node for contracts to be tested on; where npm cannot provide it, those tests say so and skip.
+.venv/anvil/ready:
+	@mkdir -p $(@D)
+	@if npm install --silent --no-audit --no-fund --prefix $(@D) @foundry-rs/anvil@1.7.1; then \
+	  touch $@; else echo "npm could not fetch anvil: tests that need a node will skip"; fi
 
 lock: .venv/ready  ## pin everything anew, recording no address
 	.venv/uv/bin/uv pip compile -q --all-extras --universal --python-version 3.11 \

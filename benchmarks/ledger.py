@@ -109,7 +109,9 @@ def rates(count: int = 20_000) -> None:
             log.append([signed("update", body, who) for _ in range(1000)])
             spent["ours"] += time.process_time() - began
         log.close()
-    print(f"events encoded, signed and kept, a second: {spent['plain'] / spent['ours']:.2f} of plain")
+    print(
+        f"events encoded, signed and kept, a second: {spent['plain'] / spent['ours']:.2f} of plain"
+    )
     leaves = [leaf_hash(b"%d" % one) for one in range(400_000)]
     began = time.process_time()
     twice = [hashlib.sha256(b"\1" + a + b).digest() for a, b in zip(leaves, leaves, strict=True)]

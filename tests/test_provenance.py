@@ -15,6 +15,7 @@ from dai_lab.experiment.provenance import SEALED
 from dai_lab.experiment.simulate import placed
 from dai_lab.ledger import Log, keyring, verifier, verify
 from dai_lab.run import main
+from tests.conftest import KEY
 
 TINY = (
     "data=digits", "model=logistic", "federation.clients=6", "federation.hostile=2", "rounds=4",
@@ -331,3 +332,37 @@ def _hostile(folder):
     return founded(
         OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), Compute()
     ).hostile
+
+
+def test_a_run_is_anchored_on_a_node_as_on_the_chain_of_its_own(
+    run, anvil_url, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DAI_LAB_CHAIN_KEY", KEY)
+    folder = ran(tmp_path, *LYING, "chain=rpc", f"chain.url={anvil_url}")
+    assert not (folder / "chain.jsonl").exists()
+    verdict = check(folder)
+    assert verdict.holds and "not asked (--url)" in str(verdict)
+    asked = {name: (mark, why) for mark, name, why in check(folder, url=anvil_url).lines}
+    assert asked["anchor"] == ("ok", "4 of 4 rounds, on a node, which was asked")
+    for file in [one for one in folder.rglob("*") if one.is_file()]:
+        content = file.read_bytes().lower()
+        assert KEY[2:].encode() not in content and bytes.fromhex(KEY[2:]) not in content
+    monkeypatch.delenv("DAI_LAB_CHAIN_KEY")
+    with pytest.raises(ValueError, match="set DAI_LAB_CHAIN_KEY"):
+        ran(tmp_path, "seed=5", "chain=rpc", f"chain.url={anvil_url}")
+    # The node of a run that is over may be another by now: nobody is fooled.
+    from dai_lab.chain import embedded
+
+    embedded(folder / "chain.jsonl").close()
+    assert "anchored on chain 31337, not here" in doubts(folder)["anchor"]
+
+
+def test_a_run_on_a_node_goes_on_where_it_was(anvil_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAI_LAB_CHAIN_KEY", KEY)
+    stop = threading.Event()
+    stop.set()
+    cfg = load(*TINY, "chain=rpc", f"chain.url={anvil_url}", f"results={tmp_path}")
+    with pytest.raises(KeyboardInterrupt):
+        placed(cfg, progress=False, stop=stop)
+    folder = simulate(cfg, progress=False).folder
+    assert not doubts(folder, url=anvil_url)

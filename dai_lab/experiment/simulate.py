@@ -173,6 +173,9 @@ def run(
         files.write(place / "config.yaml", config)
         if kept is not None:
             kept.began(us, config=config, environment=about_it, done=done, rounds=rounds)
+    elif kept is not None:  # nothing is left to play, and the end is not written down yet
+        config = (place / "config.yaml").read_bytes()
+        kept.began(us, config=config, environment=before, done=done, rounds=rounds)
     for record in records:
         # Once more: whoever died may have kept the last ones to himself.
         track(record)

@@ -93,7 +93,7 @@ def _of_folder(path: Path, trusted: bytes | None, url: str | None) -> Verdict:
     ]
     lines = [_line(name, one) for name, one in checks]
     if files.events:
-        lines.append(_line("key", lambda: _key(files.events[0].author, trusted)))
+        lines.append(_line("key", lambda: _key(files.start.author, trusted)))
         lines += files.anchors(url)
         lines += files.uncovered()
     return Verdict(str(path), tuple(lines))
@@ -155,6 +155,7 @@ class Folder:
 
     path: Path
     events: list[Event] = field(default_factory=list)
+    """Those whose signatures hold, up to the first that does not."""
 
     @cached_property
     def _log(self) -> Log:
@@ -171,8 +172,8 @@ class Folder:
     @cached_property
     def history(self) -> History:
         """What the log tells."""
-        if not self.events:
-            raise ValueError("not checked, because the log's signatures do not hold")
+        if len(self.events) < len(self._log):
+            raise ValueError("not checked, because not all signatures in the log hold")
         return told(self.events, self._log.tree.leaf(0))
 
     def log(self) -> str:
@@ -185,19 +186,24 @@ class Folder:
 
     def signatures(self) -> str:
         """Check every signature."""
-        events = []
-        for place, raw in enumerate(self._raws):
+        for place, raw in enumerate(self._raws if len(self._log) else ()):
             try:
-                events.append(verify(raw))
+                self.events.append(verify(raw))
             except ValueError as error:
                 raise ValueError(f"event {place}: {error}") from None
-        self.events = events
-        authors = len({one.author for one in events})
-        return f"each of {len(events)} events is signed by its author; {authors} authors"
+        authors = len({one.author for one in self.events})
+        return f"each of {len(self.events)} events is signed by its author; {authors} authors"
+
+    @property
+    def start(self) -> Event:
+        """The event a log starts with, which says whose it is."""
+        if not self.events or self.events[0].kind != "started":
+            raise ValueError("not checked, because the start of the log cannot be read")
+        return self.events[0]
 
     def checkpoints(self) -> str:
         """Check that the log only grew, by what was signed when it was smaller."""
-        lab, run = self.events[0].author, self.events[0].body["run"]
+        lab, run = self.start.author, self.start.body["run"]
         for size, note in self._notes:
             at = read_checkpoint(note, LAB, lab)
             if at is None or at.origin != f"dai_lab/{run}" or at.size != size:
@@ -213,7 +219,7 @@ class Folder:
         note = self.path / "seal"
         if not note.exists():
             raise ValueError("there is none: the run is not finished, or its seal is gone")
-        start = self.events[0]
+        start = self.start
         found = read_seal(note.read_bytes().decode(), start.body["run"], LAB, start.author)
         if found is None:
             raise ValueError("it is not signed by the lab for this run, or was changed")

@@ -4,6 +4,7 @@ from dai_lab.report.commands import command
 from dai_lab.report.figures import curves, finals
 from dai_lab.report.groups import Group, grouped
 from dai_lab.report.heat import draw_heat
+from dai_lab.report.lineage import Lineage, lineage
 from dai_lab.report.planes import draw_rows
 from dai_lab.report.ranking import costs, ranking, standing
 from dai_lab.report.runs import Run, read, runs
@@ -15,6 +16,7 @@ from dai_lab.report.write import report
 
 __all__ = [
     "Group",
+    "Lineage",
     "Run",
     "Trial",
     "command",
@@ -26,6 +28,7 @@ __all__ = [
     "finals",
     "frame",
     "grouped",
+    "lineage",
     "publish",
     "ranking",
     "read",

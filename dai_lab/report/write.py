@@ -12,8 +12,12 @@ from dai_lab.report.commands import command
 from dai_lab.report.depictions import FIGURES, depictions
 from dai_lab.report.figures import rendered
 from dai_lab.report.groups import TARGET, Group, common, flat, grouped, varying
+from dai_lab.report.lineage import LOG, Lineage, lineage
 from dai_lab.report.runs import Run, runs
 from dai_lab.report.tables import every_run, latex, markdown, spelled, texts
+
+LINEAGES = 4
+"""Runs whose lineage is drawn at most: a run with a log takes up some 100 kB of a page."""
 
 
 def report(folder: Path | str) -> Path:
@@ -47,10 +51,13 @@ def report(folder: Path | str) -> Path:
         written |= {f"{name}.{kind}": drawn for kind, drawn in both.items()}
         shown = {"light": _inline(both["svg"]), "dark": _inline(dark), "caption": caption}
         figures.append(shown)
-    written["report.html"] = _page(root, found, groups, repeated, figures)
+    drawn, silent = _lineages(root, groups)
+    for one in list(drawn.values())[:1]:
+        written |= {f"lineage.{kind}": rendered(one.figure(), kind) for kind in ("svg", "png")}
+    written["report.html"] = _page(root, found, groups, [*repeated, *silent], figures, drawn)
     try:
         out.mkdir(exist_ok=True)
-        for stale in FIGURES:
+        for stale in (*FIGURES, "lineage"):
             for kind in ("svg", "png"):
                 (out / f"{stale}.{kind}").unlink(missing_ok=True)
         for name, content in written.items():
@@ -67,6 +74,7 @@ def _page(
     groups: Sequence[Group],
     repeated: Sequence[str],
     figures: Sequence[Mapping[str, str]],
+    lineages: Mapping[str, Lineage],
 ) -> str:
     from jinja2 import Environment, StrictUndefined
 
@@ -84,6 +92,7 @@ def _page(
         head=head,
         body=body,
         figures=figures,
+        lineages=lineages,
         broken=[
             {"folder": _short(run, root), "problem": run.problem} for run in found if run.problem
         ],
@@ -104,6 +113,26 @@ def _page(
         settings={name: json.dumps(value) for name, value in common(knobs).items()},
         environment=_environment(counted),
     )
+
+
+def _lineages(root: Path, groups: Sequence[Group]) -> tuple[dict[str, Lineage], list[str]]:
+    """Read the lineage of the first run of each group that has a log; say what is not drawn."""
+    logged = [[run for run in group.runs if (run.folder / LOG).exists()] for group in groups]
+    found: dict[str, Lineage] = {}
+    notes = []
+    for group, with_log in zip(groups, logged, strict=True):
+        if with_log and len(found) < LINEAGES:
+            name = _short(with_log[0], root)
+            try:
+                found[f"{group.label} ({name})"] = lineage(with_log[0].folder)
+            except ValueError as error:
+                notes.append(f"{name}: {error}")
+    if rest := sum(map(len, logged)) - len(found) - len(notes):
+        notes.append(
+            f"{rest} more {'runs have logs' if rest > 1 else 'run has a log'}: "
+            "dai_lab.report.lineage(folder) draws the lineage of any"
+        )
+    return found, notes
 
 
 def _inline(drawn: bytes) -> str:
