@@ -106,7 +106,7 @@ def flips(seed: int, work: Path, which: str) -> Counts:
     return TRIES[which], found, named, 0
 
 
-TRIES = {"log": 20, "store": 20, "bundle": 20, "rest": 20}
+TRIES = {"log": 800, "store": 400, "bundle": 400, "rest": 400}
 """Bytes that are changed, a seed."""
 
 

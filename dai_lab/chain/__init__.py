@@ -2,7 +2,7 @@
 
 from dai_lab.chain.embedded import embedded
 from dai_lab.chain.payouts import payout_proofs, payout_root
-from dai_lab.chain.port import Chain, Contract, Log, Receipt, Reverted
+from dai_lab.chain.port import Chain, Contract, Log, Receipt, Reverted, none
 from dai_lab.chain.rpc import reader, rpc
 from dai_lab.chain.typed import authorization, voucher
 
@@ -14,6 +14,7 @@ __all__ = [
     "Reverted",
     "authorization",
     "embedded",
+    "none",
     "payout_proofs",
     "payout_root",
     "reader",

@@ -41,6 +41,11 @@ class Lineage:
     doubts: tuple[str, ...]
     """What in the log is not believed and left out, or cannot have happened as it says."""
 
+    def __repr__(self) -> str:
+        """Say what is drawn in one line."""
+        counts = f"{len(self.history.owners)} owners, {len(self.history.rounds)} rounds"
+        return f"Lineage of {self.history.run}: {counts}"
+
     @cached_property
     def owners(self) -> tuple[str, ...]:
         """Whose data is drawn, sorted by number."""
