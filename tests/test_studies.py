@@ -49,6 +49,28 @@ def test_the_tables_of_accuracy_against_epsilon_follow_from_what_was_measured(mo
     assert (kept["epsilon"] <= 1.1 * kept["target"]).all()
 
 
+def test_all_tampering_is_found_and_nobody_is_blamed_wrongly(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT.parent)
+    from benchmarks import tamper
+
+    frame, text = tamper.measured(), (ROOT / "tamper" / "README.md").read_text()
+    assert {*zip(frame["case"], frame["seed"], strict=True)} == {
+        (case, seed) for case in tamper.CASES for seed in range(5)
+    }
+    assert tamper.filled(text, frame) == text
+    assert (frame["found"] == frame["tried"]).all() and not frame["wrongly"].any()
+    assert frame["tried"][frame["case"].str.startswith("a byte")].sum() == 10_000
+
+
+def test_the_table_of_what_a_log_costs_follows_from_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT.parent)
+    from benchmarks import provenance_cost
+
+    frame, text = provenance_cost.measured(), (ROOT / "provenance_cost" / "README.md").read_text()
+    assert len(frame) == 5 * len(provenance_cost.CELLS)
+    assert provenance_cost.filled(text, frame) == text
+
+
 @pytest.mark.parametrize("study", PLANNED)
 def test_a_study_that_is_only_planned_shows_no_number(study):
     places = BLOCK.findall((ROOT / study / "README.md").read_text())
