@@ -234,6 +234,20 @@ def test_rounds_played_again_after_a_crash_must_come_out_the_same(run, tmp_path)
     assert "3 sessions" in str(verdict)
 
 
+@pytest.mark.parametrize("left", [(), ("seal",)])
+def test_a_run_that_died_before_its_summary_is_ended_once(copy, run, left):
+    """All but the last files were written: the log has its end, the seal may be there."""
+    from omegaconf import OmegaConf
+
+    for name in {"summary.json", "seal"} - {*left}:
+        (copy / name).unlink()
+    size = len(Log(copy / "ledger.sqlite", readonly=True))
+    done = simulate(OmegaConf.load(copy / "config.yaml"), copy, progress=False)
+    assert not done.skipped and check(copy).holds
+    assert len(Log(copy / "ledger.sqlite", readonly=True)) == size
+    assert (copy / "summary.json").read_bytes() == (run / "summary.json").read_bytes()
+
+
 def test_nobody_goes_on_with_anothers_log(run, tmp_path, monkeypatch):
     stop = threading.Event()
     stop.set()

@@ -163,6 +163,9 @@ class Folder:
         with tempfile.TemporaryDirectory() as place:
             copy = Path(place, "ledger.sqlite")
             shutil.copyfile(self.path / "ledger.sqlite", copy)
+            beside = self.path / "ledger.sqlite-wal"
+            if beside.exists() and not (self.path / "seal").exists():
+                shutil.copyfile(beside, copy.with_name(beside.name))  # of a run that goes on
             log = Log(copy, readonly=True)
             self._raws = list(log.events())
             self._notes = log.notes()

@@ -87,6 +87,7 @@ class Scribe:
         """What was sent in this round, where it is kept."""
         self._sent: Future[list[bytes]] | None = None
         self._seen: list[bytes] = []
+        self._end: Body | None = None
         self.anchor: Body | None = None
         """Where the log was anchored last."""
         self._signers: dict[int, Signer] = {}
@@ -139,6 +140,9 @@ class Scribe:
         granted = [str(one.body["owner"]) for one in events if one.kind == "consent_granted"]
         self._registered = set(granted)
         self.anchor = next((one.body for one in events[::-1] if one.kind == "anchored"), None)
+        self._end = events[-1].body if events[-1].kind == "finished" else None
+        if self._end is not None:
+            return  # all that a dead session left undone is to seal what is there
         body = {"run": self.run, "round": done, "environment": about}
         self._log.append([signed("resumed", body, self.lab)])
 
@@ -209,7 +213,9 @@ class Scribe:
         """Write the end of a run down."""
         digest = hashlib.sha256(summary).digest()
         body = {"run": self.run, "rounds": rounds, "summary": digest}
-        return self._written([signed("finished", body, self.lab)])
+        if self._end is not None and self._end != body:
+            raise ValueError(f"ledger: {self.path} ends the run with another summary")
+        return self._written([] if self._end is not None else [signed("finished", body, self.lab)])
 
     def anchored(self, receipt: Body) -> None:
         """Take down where the log is anchored, so that a later session finds it."""
