@@ -1,6 +1,8 @@
 """A run with a log: anyone can check it, nobody can change it, and who lies is named."""
 
 import base64
+import hashlib
+import os
 import random
 import shutil
 import threading
@@ -118,7 +120,7 @@ def test_a_log_cannot_be_rolled_back(copy):
 
 def test_a_log_signed_anew_after_the_fact_contradicts_the_chain(run, copy):
     """The lab itself, which has the key, cannot rewrite what is anchored."""
-    from dai_lab.ledger import Checkpoint, checkpoint, digests, seal, signed
+    from dai_lab.ledger import digests, seal, signed
 
     lab = keyring().signer("lab")
     raws = list(Log(copy / "ledger.sqlite", readonly=True).events())
@@ -126,13 +128,7 @@ def test_a_log_signed_anew_after_the_fact_contradicts_the_chain(run, copy):
     server = keyring().signer("server", run.name)
     raws[at] = signed("evaluation", {"round": 1, "record": bytes(32)}, server)
     sizes = [size for size, _ in Log(copy / "ledger.sqlite", readonly=True).notes()]
-    (copy / "ledger.sqlite").unlink()
-    forged = Log(copy / "ledger.sqlite")
-    forged.append(raws)
-    for size in sizes:
-        note = checkpoint(Checkpoint(f"dai_lab/{run.name}", size, forged.tree.root(size)), lab)
-        forged.note(size, note)
-    forged.close(whole=True)
+    _rewrite(copy, run.name, raws, sizes)
     names = [str(one.relative_to(copy)) for one in copy.rglob("*") if one.is_file()]
     listed = [one for one in names if "lock" not in one and one not in ("seal", "timings.jsonl")]
     (copy / "seal").write_text(seal(run.name, digests(copy, listed), lab))
@@ -162,7 +158,68 @@ def test_everybody_honest_is_cleared(tmp_path):
     assert verdict.holds and "nobody lied" in str(verdict)
 
 
-@pytest.mark.parametrize("what", ["aggregate", "model"])
+@pytest.mark.parametrize(
+    "settings",
+    [("privacy=local_gaussian",), ("privacy=private_unit",),
+     ("privacy=central", "privacy.norm=0.1", "audit.clients=3"), ("+algorithm=scaffold",),
+     ("compression=top_k",)],
+)  # fmt: skip
+def test_whatever_protects_rows_nobody_honest_is_blamed(tmp_path, settings):
+    folder = ran(tmp_path, *LYING, *settings)
+    said = {name for mark, name, _ in audit(folder, 3).lines if mark == "DOUBT"}
+    assert said == {f"client {one}" for one in _hostile(folder)}
+
+
+def test_what_comes_late_is_not_judged_and_that_is_said(tmp_path):
+    late = ("+algorithm=fedbuff", "devices=phones", "pace.size=2", "federation.hostile=0")
+    folder = ran(tmp_path, *late)
+    verdicts = [audit(folder, number) for number in range(1, 5)]
+    assert all(one.holds for one in verdicts)
+    assert any("as far as can be told here" in str(one) for one in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("config.yaml", b"seed: 0", b"seed: 1"), ("environment.json", b'"cpu"', b'"CPU"'),
+     ("opening", b"a", b"b"), ("records.jsonl", b'"round": 1', b'"round":  1')],
+)  # fmt: skip
+def test_nothing_is_replayed_from_files_that_were_changed(copy, name, old, new):
+    content = (copy / name).read_bytes()
+    assert old in content
+    (copy / name).write_bytes(content.replace(old, new))
+    with pytest.raises(ValueError, match="is not what its log says") as caught:
+        audit(copy, 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    ["${oc.env:HOME}", "dai_lab.chain.rpc", "dai_lab.ledger.Log", "dai_lab.bridges.flower.server"],
+)
+def test_a_strangers_settings_reach_nothing_that_writes_or_tells(run, tmp_path, stranger):
+    """A run that is sound, under a stranger's own key, with settings made to be replayed."""
+    from dai_lab.ledger import digests, seal, signed
+
+    place = tmp_path / "stranger"
+    shutil.copytree(run, place)
+    text = (place / "config.yaml").read_text()
+    bad = text.replace("_target_: dai_lab.data.digits", f"_target_: {stranger}")
+    assert bad != text
+    (place / "config.yaml").write_text(bad)
+    raws = list(Log(place / "ledger.sqlite", readonly=True).events())
+    raws = [raw for raw in raws if verify(raw).kind != "anchored"]
+    start = dict(verify(raws[0]).body)
+    start["config"] = hashlib.sha256(bad.encode()).digest()
+    raws[0] = signed("started", start, keyring().signer("lab"))
+    _rewrite(place, run.name, raws, [len(raws)])
+    names = [str(one.relative_to(place)) for one in place.rglob("*") if one.is_file()]
+    listed = [one for one in names if "lock" not in one and one not in ("seal", "timings.jsonl")]
+    (place / "seal").write_text(seal(run.name, digests(place, listed), keyring().signer("lab")))
+    with pytest.raises(ValueError, match=r"will not call|holds references"):
+        audit(place, 1)
+
+
+@pytest.mark.parametrize("what", ["aggregate", "model", "record", "memory"])
 def test_a_server_that_does_something_else_is_named(tmp_path, monkeypatch, what):
     import dai_lab.federation as federation
 
@@ -177,18 +234,32 @@ def test_a_server_that_does_something_else_is_named(tmp_path, monkeypatch, what)
             found = us.aggregator(visible, context)
             return replace(found, update=found.update * 1.001)
 
-        lying = {"server": server} if what == "model" else {"aggregator": aggregator}
-        return play(replace(us, **lying), *rest, **more)
+        lies = {"model": {"server": server}, "aggregate": {"aggregator": aggregator}}
+        for one in play(replace(us, **lies.get(what, {})), *rest, **more):
+            if what == "record":
+                one = replace(one, record={**one.record, "test_accuracy": 0.999})
+            if what == "memory":
+                swollen = {name: 5 * held for name, held in one.state.memory.items()}
+                one = replace(one, state=replace(one.state, memory=swollen))
+            yield one
 
     monkeypatch.setattr(federation, "play", cheated)
-    folder = ran(tmp_path, "federation.hostile=0")
+    folder = ran(tmp_path, "federation.hostile=0", "server=fedavgm", "ledger.every=1")
     monkeypatch.setattr(federation, "play", play)
     assert not doubts(folder)  # the log is sound: it says what the server did, not what it should
     said = {name: why for mark, name, why in audit(folder, 1).lines if mark == "DOUBT"}
-    word = "aggregate" if what == "aggregate" else "next model"
-    assert said == {"server": f"LIED: the {word} does not follow from what was sent"}
-    # Later rounds are played from the model before, which is already not what it should be.
-    assert "server" in {name for mark, name, _ in audit(folder, 2).lines if mark == "DOUBT"}
+    words = {
+        "aggregate": "the aggregate does not follow from what was sent",
+        "model": "the next model does not follow from what was sent",
+        "memory": "what it remembers does not follow from what was sent",
+        "record": "the record of the round says something else of test_accuracy",
+    }
+    assert said == {"server": f"LIED: {words[what]}"}
+    if what in ("aggregate", "model"):
+        # Played from the beginning, the first round is found out on the way to the third.
+        shutil.rmtree(folder / "store")
+        (folder / "store").mkdir()
+        assert "store" in str(doubts(folder))
 
 
 def test_kept_rows_tell_how_far_off_a_lie_is(tmp_path):
@@ -232,6 +303,69 @@ def test_rounds_played_again_after_a_crash_must_come_out_the_same(run, tmp_path)
     verdict = check(folder)
     assert verdict.holds and "1 of them played again and found the same" in str(verdict)
     assert "3 sessions" in str(verdict)
+
+
+def test_a_run_goes_on_whatever_is_kept_of_it(run, tmp_path):
+    """What is kept, and where clients run, may change on the way; what is computed does not."""
+    stop = threading.Event()
+    stop.set()
+    first = load(*TINY, *LYING, f"results={tmp_path}")
+    with pytest.raises(KeyboardInterrupt):
+        placed(first, progress=False, stop=stop)
+    then = load(*TINY, *LYING, "ledger.every=1", "ledger.rows=true", f"results={tmp_path}")
+    verdict = check(simulate(then, progress=False).folder)
+    assert verdict.holds, str(verdict)
+
+
+def test_a_chain_that_lacks_the_first_rounds_is_refused_in_one_line(run, tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        placed(load(*TINY, *LYING, "chain=none", f"results={tmp_path}"), progress=False, stop=stop)
+    with pytest.raises(ValueError, match="go on with the one the run began with") as caught:
+        simulate(load(*TINY, *LYING, f"results={tmp_path}"), progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_plain_file_is_not_opened(copy):
+    (copy / "records.jsonl").unlink()
+    os.mkfifo(copy / "records.jsonl")
+    assert doubts(copy) == {"files": "records.jsonl is not a plain file"}
+    (copy / "records.jsonl").unlink()
+    (copy / "records.jsonl").symlink_to("/dev/zero")
+    assert doubts(copy) == {"files": "records.jsonl is not a plain file"}
+
+
+def test_tables_that_are_no_tables_of_a_log_are_not_read(copy):
+    import sqlite3
+
+    base = sqlite3.connect(copy / "ledger.sqlite")
+    base.execute("DROP TABLE event")
+    base.execute("CREATE VIEW event AS WITH RECURSIVE e(place, raw) AS (SELECT 0, x'' UNION ALL "
+                 "SELECT place + 1, raw FROM e) SELECT * FROM e")  # fmt: skip
+    base.close()
+    assert "holds other tables" in doubts(copy)["log"]
+
+
+def test_the_name_of_a_file_cannot_write_on_the_terminal(copy):
+    (copy / "\x1b[2J\x1b[H verified\n  ok     key").write_text("")
+    text = str(check(copy))
+    assert "\x1b" not in text and text.count("\n") == len(check(copy).lines)
+
+
+def test_one_run_does_not_pass_for_another(copy, run):
+    other = copy.rename(copy.with_name("0123456789"))
+    assert doubts(other)["seal"] == f"this is run {run.name}, in the folder of another"
+
+
+def test_nothing_slips_into_a_seal():
+    from dai_lab.ledger import read_seal, seal
+
+    lab = keyring().signer("lab")
+    for name in ("store/z\n" + "0" * 64 + "  opening", "../x", "/x", "a/b/c", ""):
+        with pytest.raises(ValueError, match="a seal cannot list"):
+            seal("r", {name: bytes(32)}, lab)
+    assert read_seal(seal("r", {"a": bytes(32)}, lab), "r", "lab", lab.public) == {"a": bytes(32)}
 
 
 @pytest.mark.parametrize("left", [(), ("seal",)])
@@ -334,6 +468,19 @@ def test_a_bundle_can_be_of_any_kind_of_event(run):
     assert b"dataset" in prove(run, client=2, kind="dataset")
     assert b"evaluation" in prove(run, round=3, kind="evaluation")
     assert b"finished" in prove(run, kind="finished")
+
+
+def _rewrite(folder, run, raws, sizes):
+    """Put another log in the place of a run's, signed by the lab from the first event on."""
+    from dai_lab.ledger import Checkpoint, checkpoint
+
+    (folder / "ledger.sqlite").unlink()
+    log = Log(folder / "ledger.sqlite")
+    log.append(raws)
+    for size in sizes:
+        at = Checkpoint(f"dai_lab/{run}", size, log.tree.root(size))
+        log.note(size, checkpoint(at, keyring().signer("lab")))
+    log.close(whole=True)
 
 
 def _hostile(folder):

@@ -82,7 +82,7 @@ class Provenance:
         files.write(self.place / OPENING, f"{self.scribe.opening.hex()}\n".encode())
         self.chain = self.opens()
         if self.chain is not None:
-            self.anchor = Anchor.on(self.chain, self.scribe.identity, self.scribe.anchor)
+            self.anchor = Anchor.on(self.chain, self.scribe.identity, self.scribe.anchor, done)
 
     def ended(self, round: int, line: bytes, state: State, *, last: bool) -> None:
         """Take a round down, keep its state where a replay may start, anchor the log."""
@@ -120,15 +120,13 @@ class Provenance:
     def finished(self, rounds: int, summary: bytes) -> None:
         """Take the end down, close the log, and seal all files of the run."""
         from dai_lab.ledger import digests, seal
+        from dai_lab.storage import Disk
 
         self.scribe.finished(rounds, summary)
         self.settle()
         self.close(whole=True)
-        kept = [
-            f"{folder}/{one.name}"
-            for folder in (STORE, ROWS)
-            for one in (self.place / folder).glob("*")
-        ]
+        rows = [f"{ROWS}/{one}.safetensors" for one in range(1, rounds + 1)]
+        kept = [f"{STORE}/{one}" for one in Disk(self.place / STORE).blocks()] + rows
         listed = digests(self.place, [*SEALED, *kept])
         listed |= {"summary.json": hashlib.sha256(summary).digest()}
         note = seal(self.scribe.run, listed, self.scribe.lab)
@@ -153,7 +151,7 @@ class Anchor:
     head: int = field(default=0)
 
     @classmethod
-    def on(cls, chain: Chain, run: bytes, known: Mapping[str, Any] | None) -> Anchor:
+    def on(cls, chain: Chain, run: bytes, known: Mapping[str, Any] | None, done: int) -> Anchor:
         """Find the run on the chain, where it was anchored last if it has one, or open it there."""
         from dai_lab.chain import Contract
 
@@ -161,6 +159,11 @@ class Anchor:
         if known and known["chain"] == chain.chain_id:
             contract = Contract("round_ledger", known["contract"])
             return cls(chain, contract, run, sender, chain.call(contract, "head", run))
+        if done:
+            raise ValueError(
+                f"chain: the first {done} rounds are not on this chain: go on with the one the "
+                "run began with (chain=none if there was none)"
+            )
         contract = chain.deploy("round_ledger", sender=sender)
         chain.send(contract, "open_run", run, sender=sender)
         return cls(chain, contract, run, sender)

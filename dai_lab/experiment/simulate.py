@@ -170,6 +170,8 @@ def run(
         ran = sessions(before, environment(compute.threads), done)
         about_it, config = {"digest": name, **ran, "compute": where}, readable(whole).encode()
         files.write(about, files.text(about_it))
+        if kept is not None and done:
+            config = (place / "config.yaml").read_bytes()  # as it stands in the log
         files.write(place / "config.yaml", config)
         if kept is not None:
             kept.began(us, config=config, environment=about_it, done=done, rounds=rounds)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 LAB = "lab"
 """The name under which a lab signs."""
 
+DIGEST = re.compile(r"[0-9a-f]{10}")
+"""How a run's folder is named."""
+
 FINE, DOUBT, LEFT = "ok", "DOUBT", "--"
 """What holds, what does not, and what was not checked."""
 
@@ -53,9 +58,9 @@ class Verdict:
 
     def __str__(self) -> str:
         head = f"{self.what}: {self.words[0 if self.holds else 1]}"
-        return "\n".join(
-            [head, *(f"  {mark:5}  {name:11} {why}" for mark, name, why in self.lines)]
-        )
+        lines = [head, *(f"  {mark:5}  {name:11} {why}" for mark, name, why in self.lines)]
+        # What others wrote, such as the name of a file, must not write on the terminal.
+        return "\n".join("".join(c if c.isprintable() else "?" for c in one) for one in lines)
 
 
 def check(path: str | Path, *, key: str | None = None, url: str | None = None) -> Verdict:
@@ -81,6 +86,11 @@ def check(path: str | Path, *, key: str | None = None, url: str | None = None) -
 
 def _of_folder(path: Path, trusted: bytes | None, url: str | None) -> Verdict:
     files = Folder(path)
+    for one in path.rglob("*"):
+        if not (one.is_dir() or stat.S_ISREG(one.lstat().st_mode)) or one.is_symlink():
+            # It could be read for ever, or lie anywhere.
+            why = f"{one.relative_to(path)} is not a plain file"
+            return Verdict(str(path), ((DOUBT, "files", why),))
     checks: list[tuple[str, Callable[[], str]]] = [
         ("log", files.log),
         ("signatures", files.signatures),
@@ -94,7 +104,7 @@ def _of_folder(path: Path, trusted: bytes | None, url: str | None) -> Verdict:
     lines = [_line(name, one) for name, one in checks]
     if files.events:
         lines.append(_line("key", lambda: _key(files.start.author, trusted)))
-        lines += files.anchors(url)
+        lines += files.anchors(url) if lines[3][0] == FINE else []
         lines += files.uncovered()
     return Verdict(str(path), tuple(lines))
 
@@ -164,7 +174,7 @@ class Folder:
             copy = Path(place, "ledger.sqlite")
             shutil.copyfile(self.path / "ledger.sqlite", copy)
             beside = self.path / "ledger.sqlite-wal"
-            if beside.exists() and not (self.path / "seal").exists():
+            if beside.is_file() and not (self.path / "seal").exists():
                 shutil.copyfile(beside, copy.with_name(beside.name))  # of a run that goes on
             log = Log(copy, readonly=True)
             self._raws = list(log.events())
@@ -229,7 +239,12 @@ class Folder:
         return found
 
     def seal(self) -> str:
-        """Check that no file changed since the run ended."""
+        """Check that no file changed since the run ended, and that it is the run it seems to be."""
+        run = self.start.body["run"]
+        if DIGEST.fullmatch(self.path.name) and self.path.name != run:
+            raise ValueError(f"this is run {run}, in the folder of another")
+        for one in self.path.glob("ledger.sqlite-*"):
+            raise ValueError(f"{one.name} lies beside a log that is closed")
         needed = {*SEALED} - {CHAIN, OPENING}
         if lacking := sorted(needed - self._sealed.keys()):
             raise ValueError(f"it does not list {lacking[0]}")
@@ -326,8 +341,9 @@ class Folder:
             if url is None:
                 shutil.copyfile(self.path / CHAIN, Path(place, CHAIN))
             chain = self._chain(Path(place, CHAIN), url)
+            latest = {one.body["round"]: one for one in anchors}  # a chain may have lost some
             try:
-                for one in anchors:
+                for one in latest.values():
                     body = one.body
                     if body["chain"] != chain.chain_id:
                         raise ValueError(f"the log is anchored on chain {body['chain']}, not here")
@@ -339,7 +355,7 @@ class Folder:
             finally:
                 chain.close()
         what = "a chain of the lab's own, replayed" if url is None else "a node, which was asked"
-        return f"{len(anchors)} of {len(self.history.rounds)} rounds, on {what}"
+        return f"{len(latest)} of {len(self.history.rounds)} rounds, on {what}"
 
     @staticmethod
     def _chain(path: Path, url: str | None) -> Chain:
@@ -376,21 +392,26 @@ def prove(
     from dai_lab.ledger import bundle
 
     kind = kind or ("model" if client is None else "update")
-    log = Log(Path(folder) / "ledger.sqlite", readonly=True)
-    try:
-        asked: dict[str, Any] = {"round": round, "client": client}
-        if kind == "dataset" and client is not None:
-            asked = {"owner": f"client/{client}"}
-        asked = {name: one for name, one in asked.items() if one is not None}
-        found = [
-            place
-            for place, raw in enumerate(log.events())
-            if (event := verify(raw)).kind == kind
-            and all(event.body.get(name) == one for name, one in asked.items())
-        ]
-        if not found:
-            said = " ".join(f"{name}={one}" for name, one in asked.items())
-            raise ValueError(f"prove: the log holds no {kind} {said}".rstrip())
-        return bundle(log, found[-1])
-    finally:
-        log.close()
+    asked: dict[str, Any] = {"round": round, "client": client}
+    if kind == "dataset" and client is not None:
+        asked = {"owner": f"client/{client}"}
+    asked = {name: one for name, one in asked.items() if one is not None}
+    with tempfile.TemporaryDirectory() as place:  # opening it may write to it
+        copy = Path(place, "ledger.sqlite")
+        if not (Path(folder) / copy.name).is_file():
+            raise ValueError(f"prove: there is no log in {folder}: the run kept none (ledger=none)")
+        shutil.copyfile(Path(folder) / copy.name, copy)
+        log = Log(copy, readonly=True)
+        try:
+            found = [
+                at
+                for at, raw in enumerate(log.events())
+                if (event := verify(raw)).kind == kind
+                and all(event.body.get(name) == one for name, one in asked.items())
+            ]
+            if not found:
+                said = " ".join(f"{name}={one}" for name, one in asked.items())
+                raise ValueError(f"prove: the log holds no {kind} {said}".rstrip())
+            return bundle(log, found[-1])
+        finally:
+            log.close()

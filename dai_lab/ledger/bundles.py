@@ -12,6 +12,7 @@ from typing import Any
 import libipld
 
 from dai_lab.ledger.events import Event, Forged, verify
+from dai_lab.ledger.history import LABS, STEPS
 from dai_lab.ledger.log import Log
 from dai_lab.ledger.merkle import leaf_hash, verify_inclusion
 from dai_lab.ledger.notes import Checkpoint, read_checkpoint
@@ -103,9 +104,15 @@ def _proven(place: Any, events: dict[int, Event], at: Checkpoint) -> Proven:
         raise Forged("it holds events that say nothing about the one it is about")
     if any(one.author != start.author for one in anchors):
         raise Forged("its anchor is not by the lab")
-    known = {start.author, start.body["server"]} | {one.author for one in registrations}
-    if event.kind != "dataset" and event.author not in known:
-        raise Forged("nothing in it says who the event's author is")
+    who = {one.author for one in registrations}
+    if event.kind in ("started", *LABS):
+        who = {start.author}
+    elif event.kind in STEPS[1:]:
+        who = {start.body["server"]}
+    elif event.kind == "dataset":
+        who = {event.author}
+    if event.author not in who:
+        raise Forged("nothing in it says that the event's author may say this")
     if event.kind == "update" and registrations:
         owner = registrations[0].body["owner"]
         if owner != f"client/{event.body['client']}":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from dai_lab.ledger.events import Event
 from dai_lab.ledger.scribe import PURPOSE
@@ -27,7 +28,12 @@ class Round:
 
     def same_as(self, other: Round) -> bool:
         """Tell whether everything came out the same."""
-        return self.updates == other.updates and self.steps == other.steps
+        return self.updates == other.updates and self._said() == other._said()
+
+    def _said(self) -> dict[str, dict[str, Any]]:
+        # Which states are kept is a setting that a later session may have changed.
+        bodies = {kind: dict(event.body) for kind, event in self.steps.items()}
+        return {kind: body | {"snapshot": None} for kind, body in bodies.items()}
 
 
 @dataclass
@@ -116,7 +122,7 @@ def _taken(us: History, event: Event) -> str | None:
             return f"makes {body['owner']} somebody or something else"
     elif kind == "consent_granted" and body["purpose"] == PURPOSE:
         us.granted[body["owner"]] = body["rounds"]
-    elif kind == "consent_revoked":
+    elif kind == "consent_revoked" and body["purpose"] == PURPOSE:
         us.granted[body["owner"]] = min(us.granted.get(body["owner"], 0), body["round"])
     elif kind in STEPS:
         return _step(us, event)

@@ -113,11 +113,16 @@ def keyring(folder: str | Path | None = None) -> Keyring:
         if not path.exists():
             _draw(path, password)
         pem = path.read_bytes()
+        others = os.name == "posix" and path.stat().st_mode & 0o077
     except OSError as error:
         why = error.strerror or str(error)
         raise ValueError(
             f"ledger: cannot use {path}: {why}; set {FOLDER} to a folder for keys, or ledger=none"
         ) from None
+    if others:
+        raise ValueError(f"ledger: {path} can be read by others: chmod 600 it")
+    if password and b"ENCRYPTED" not in pem:
+        raise ValueError(f"ledger: {path} is not encrypted, and {PASSWORD} is set")
     try:
         key = load_pem_private_key(pem, password if b"ENCRYPTED" in pem else None)
         assert isinstance(key, Ed25519PrivateKey)

@@ -46,6 +46,9 @@ class Log:
             with self._trouble():
                 if not readonly:
                     self._prepare()
+                asked = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rootpage"
+                if tuple(one for (one,) in self._base.execute(asked)) != LAYOUT:
+                    raise Damaged(f"ledger: {path} holds other tables than a log has")
                 self.tree = Tree(map(leaf_hash, self.events()))
         except BaseException:
             self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from dai_lab.ledger.notes import open_note, sign_note
 
 FILE = "seal"
 """Where in a run's folder it lies."""
+
+PLAIN, HEX = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII), re.compile(r"[0-9a-f]{64}")
+"""Paths a seal may list, at most one folder deep, and how digests are written."""
 
 
 def seal(run: str, digests: Mapping[str, bytes], by: Signer) -> str:
@@ -21,6 +25,9 @@ def seal(run: str, digests: Mapping[str, bytes], by: Signer) -> str:
         digests: SHA-256 of each file, by its path in the run's folder.
         by: Who signs.
     """
+    for name in digests:
+        if not PLAIN.fullmatch(name):
+            raise ValueError(f"ledger: a seal cannot list {name!r:.80}")
     lines = [f"{digests[name].hex()}  {name}\n" for name in sorted(digests)]
     return sign_note(f"dai_lab/{run}/seal\n{''.join(lines)}", by)
 
@@ -30,13 +37,12 @@ def read_seal(note: str, run: str, name: str, public: bytes) -> dict[str, bytes]
     text = open_note(note, name, public)
     if text is None or not text.startswith(f"dai_lab/{run}/seal\n"):
         return None
-    found = {}
-    for line in text.splitlines()[1:]:
+    found: dict[str, bytes] = {}
+    for line in text.split("\n")[1:-1]:
         digest, _, path = line.partition("  ")
-        try:
-            found[path] = bytes.fromhex(digest)
-        except ValueError:
+        if path in found or not PLAIN.fullmatch(path) or not HEX.fullmatch(digest):
             return None
+        found[path] = bytes.fromhex(digest)
     return found
 
 

@@ -50,7 +50,8 @@ class Disk:
 
     def blocks(self) -> list[str]:
         """List the CIDs of all blocks."""
-        return sorted(one.name for one in self.folder.glob("b*")) if self.folder.exists() else []
+        names = [one.name for one in self.folder.glob("b*")] if self.folder.exists() else []
+        return sorted(one for one in names if self.has(one))
 
     def _block(self, cid: str) -> bytes:
         codec(cid)  # a name that leads elsewhere is none

@@ -111,8 +111,19 @@ def test_a_password_closes_the_secret(tmp_path, monkeypatch):
         assert "\n" not in str(caught.value)
 
 
+def test_a_secret_that_others_can_read_is_refused(tmp_path, monkeypatch):
+    keyring(tmp_path)
+    monkeypatch.setenv("DAI_LAB_KEYS_PASSWORD", "a password")
+    with pytest.raises(ValueError, match="is not encrypted"):
+        keyring(tmp_path)
+    (tmp_path / "lab.pem").chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        keyring(tmp_path)
+
+
 def test_keys_that_cannot_be_used_are_refused_in_one_line(tmp_path):
     (tmp_path / "lab.pem").write_text("nonsense")
+    (tmp_path / "lab.pem").chmod(0o600)
     with pytest.raises(ValueError, match=r"lab\.pem cannot be opened"):
         keyring(tmp_path)
     (tmp_path / "file").write_text("")

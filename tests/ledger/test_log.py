@@ -117,3 +117,11 @@ def test_no_byte_of_a_bundle_can_be_changed(told):
             opened(raw[:cut])
     with pytest.raises(ValueError, match=r"canonical|DAG-CBOR"):
         opened(raw + b"\0")
+
+
+def test_nobody_says_in_a_bundle_what_is_for_another_to_say(told):
+    update = {"round": 2, "client": 5, "commitment": bytes(32), "weight": 3.0}
+    told.append([signed("update", update, LAB)])
+    told.note(len(told), checkpoint(Checkpoint("dai_lab/r", len(told), told.tree.root()), LAB))
+    with pytest.raises(ValueError, match="may say this"):
+        opened(bundle(told, 13))
