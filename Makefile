@@ -11,7 +11,7 @@ run: .venv/ready  ## the quickstart on real digits: three frames, three seeds
 	$(BIN)/dai-lab -m +experiment=quickstart
 
 test: .venv/ready .venv/anvil/ready  ## every test and notebook
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations=40
 
 lint: .venv/ready  ## what the tests check too: style, types, rooms
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

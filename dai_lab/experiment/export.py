@@ -120,7 +120,10 @@ def _graph(folder: Path, run: Finished) -> Content:
 
 
 def _crate(folder: Path, run: Finished) -> Content:
-    """Take what everybody may see: not what clients sent, nor what opens their commitments."""
+    """Take all files but kept rows and what opens clients' commitments.
+
+    The states among them hold what parts remember, which may be clients' own.
+    """
     # The seal is by whoever ran this, and may list anything: a path that leads elsewhere is left.
     public = {*SEALED, "seal"} - {OPENING}
     names = [one for one in run.files if one in public or str(Path(one).parent) == STORE]
