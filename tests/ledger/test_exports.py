@@ -46,7 +46,7 @@ from securesystemslib.signer import SSlibKey
 from dai_lab.config import load
 from dai_lab.experiment import check, restore, simulate
 from dai_lab.experiment.export import KINDS, export
-from dai_lab.ledger import Event, History, Keyring, Log, keyring, read_seal, seal, verify
+from dai_lab.ledger import Event, History, Keyring, Log, keyring, read_seal, verify
 from dai_lab.ledger.exports import (
     File,
     Finished,
@@ -380,7 +380,9 @@ def test_a_crate_leaves_out_what_clients_sent_and_what_opens_it(tmp_path, monkey
     assert not any(one.startswith("rows") or one == "opening" for one in names)
 
 
-def test_a_seal_that_lists_what_lies_elsewhere_brings_none_of_it_into_a_crate(folder, tmp_path):
+def test_a_seal_that_lists_what_lies_elsewhere_is_not_believed(folder, tmp_path):
+    from dai_lab.ledger.notes import sign_note
+
     run = tmp_path / "run"
     shutil.copytree(folder, run, ignore=shutil.ignore_patterns("exports"))
     (tmp_path / "private.txt").write_text("mine")
@@ -390,11 +392,12 @@ def test_a_seal_that_lists_what_lies_elsewhere_brings_none_of_it_into_a_crate(fo
     listed |= dict.fromkeys(
         ["../private.txt", "store/../../private.txt"], hashlib.sha256(b"mine").digest()
     )
-    (run / "seal").write_text(seal(digest, listed, lab))
-    assert check(run).holds
-    place = export(run, "ro-crate", tmp_path / "there" / "crate")
-    assert not any("private" in one for one in files_of(tmp_path / "there"))
-    assert b"private" not in (place / "ro-crate-metadata.json").read_bytes()
+    lines = "".join(f"{one.hex()}  {name}\n" for name, one in sorted(listed.items()))
+    (run / "seal").write_text(sign_note(f"dai_lab/{digest}/seal\n{lines}", lab))
+    assert not check(run).holds
+    with pytest.raises(ValueError, match="seal"):
+        export(run, "ro-crate", tmp_path / "there" / "crate")
+    assert not (tmp_path / "there").exists() or not files_of(tmp_path / "there")
 
 
 def changed_model(place):
