@@ -58,10 +58,13 @@ def node(binary: str) -> Iterator[str]:
         # Into a file: a pipe that nobody reads stops the node once it is full.
         running = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT)
         try:
-            while "Listening on " not in Path(said.name).read_text():
-                assert running.poll() is None, "the node does not start"
+            until = time.monotonic() + 60
+            # It tells nobody but this file when it is there: one has to look.
+            while "Listening on " not in (text := Path(said.name).read_text()):
+                if running.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"the node does not start: {text[-500:]}")
                 time.sleep(0.05)
-            yield "http://" + Path(said.name).read_text().split("Listening on ")[1].split()[0]
+            yield "http://" + text.split("Listening on ")[1].split()[0]
         finally:
             running.terminate()
             running.wait(20)

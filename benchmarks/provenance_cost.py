@@ -12,12 +12,9 @@ import argparse
 import csv
 import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -28,6 +25,7 @@ from omegaconf import OmegaConf
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["DAI_LAB_KEYS"] = tempfile.mkdtemp(prefix="dai-lab-keys-")
 
+from benchmarks.chain import KEY, node
 from benchmarks.ledger import rounds
 from dai_lab.config import load
 from dai_lab.core import Compute
@@ -58,25 +56,6 @@ CELLS = [
 
 ROUNDS = {"small_cnn": 4}
 """Rounds that are played, the first of which does not count; 9 unless said."""
-
-KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
-"""Of the first account that anvil makes money for; everybody knows it."""
-
-
-@contextmanager
-def node(binary: str) -> Iterator[str]:
-    """Run anvil for as long as it is asked, and give its address."""
-    with tempfile.NamedTemporaryFile("w+") as said:
-        words = [binary, "--host", "127.0.0.1", "--port", "0"]
-        child = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT)
-        try:
-            while "Listening on " not in (text := Path(said.name).read_text()):
-                assert child.poll() is None, text[-500:]
-                time.sleep(0.05)
-            yield "http://" + text.split("Listening on ")[1].split()[0]
-        finally:
-            child.terminate()
-            child.wait(20)
 
 
 def cost(model: str, clients: int, chain: str, seed: int, url: str | None) -> list[float]:

@@ -93,7 +93,13 @@ def opened(keystore: Path) -> bytes:
         return bytes(Account.decrypt(keystore.read_text(), password))
     except OSError as problem:
         raise ValueError(f"chain.keystore={keystore}: {problem.strerror}") from None
-    except (ValueError, KeyError, TypeError, NotImplementedError):
+    except NotImplementedError:
+        raise ValueError(
+            f"chain.keystore={keystore} is of a kind that eth-keyfile does not read: write it "
+            "anew, as version 3 or 4"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        # Without their cause: what it holds may be of the password or the key.
         raise ValueError(
             f"chain.keystore={keystore} is no keystore, or DAI_LAB_CHAIN_PASSWORD is another's"
         ) from None
@@ -285,11 +291,13 @@ class Rpc:
             found: dict[str, Any] | None = self._node.ask("eth_getTransactionReceipt", transaction)
             if found is not None:
                 return found
-            if time.monotonic() > until:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise ValueError(
                     f"chain.timeout={self._timeout}: {transaction} is in no block so far"
                 )
-            time.sleep(pause)
+            # Plain HTTP tells nobody when a block is there: one has to ask, less and less often.
+            time.sleep(min(pause, left))
             pause = min(2 * pause, 1.0)
 
 

@@ -138,8 +138,10 @@ def _line(name: str, call: Callable[[], str]) -> tuple[str, str, str]:
     try:
         return FINE, name, call()
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return DOUBT, name, text
+        text = str(error).splitlines()[0] if str(error) else ""
+        # What we did not foresee says what it is: it may be a mistake of ours.
+        kind = "" if isinstance(error, ValueError) and text else f"{type(error).__name__}: "
+        return DOUBT, name, f"{kind}{text}".removesuffix(": ")
 
 
 def _key(author: bytes, trusted: bytes | None) -> str:

@@ -99,6 +99,8 @@ def test_a_keystore_opens_with_its_password_and_no_other(monkeypatch, tmp_path, 
     assert "No such file" in shown(lambda: rpc(url, keystore=tmp_path / "none"))
     file.write_text("{}")
     assert "is no keystore" in shown(lambda: rpc(url, keystore=file))
+    file.write_text('{"version": 1, "crypto": {}}')
+    assert "of a kind that eth-keyfile does not read" in shown(lambda: rpc(url, keystore=file))
 
 
 def test_accounts_follow_from_the_key_and_from_nothing_else(key, node, monkeypatch):
