@@ -383,3 +383,14 @@ def test_what_a_sampler_cannot_do_is_one_line_that_keeps_its_cause(said):
 def test_an_error_that_is_no_samplers_passes_as_it_is():
     with pytest.raises(RuntimeError, match=r"^out of memory$"), _naming("ew"):
         raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("sampler", ["hooks", "functorch", "ew", "fast", "ghost"])
+def test_what_a_network_itself_cannot_do_is_not_put_down_to_the_sampler(sampler):
+    class Unfinished(nn.Linear):
+        def forward(self, inputs):
+            raise NotImplementedError("still to be written")
+
+    what = Task(flat(Unfinished(12, 3), classes=3), drawn((12,), 9), Shards.of([torch.arange(9)]))
+    with pytest.raises(NotImplementedError, match="still to be written"):
+        ask(what, sampler=sampler)
