@@ -162,8 +162,8 @@ def _naming(name: str) -> Iterator[None]:
         except RuntimeError as error:
             if not isinstance(error, NotImplementedError) and "Expanded Weights" not in str(error):
                 raise
-            # The network ran by itself before (``refuse_mixing``): this is the sampler's. Where it is
-            # bare it says nothing, and its kind has to do.
+            # The network ran by itself before (``refuse_mixing``): this is the sampler's. Where
+            # it is bare it says nothing, and its kind has to do.
             why = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(
                 f"local.sampler={name} does not take this model ({why}): choose another sampler"
