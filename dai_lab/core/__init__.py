@@ -1,6 +1,7 @@
 """The nouns and verbs every room shares: rows, keys, states, what parts take and return."""
 
 from dai_lab.core.data import Card, Dataset, Examples, Partition, Shards
+from dai_lab.core.fairness import Sensitive
 from dai_lab.core.keys import Key, TooFew
 from dai_lab.core.model import Loss, Model, Rows, Vector, cross_entropy, squared_error
 from dai_lab.core.parts import (
@@ -82,6 +83,7 @@ __all__ = [
     "Retrain",
     "Rows",
     "SecureAggregation",
+    "Sensitive",
     "Sent",
     "Server",
     "Shards",

@@ -1,0 +1,87 @@
+"""Whom a model may treat differently without a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dai_lab.core.data import Dataset, Examples
+
+
+@dataclass(frozen=True)
+class Sensitive:
+    """What divides people into groups, and which answer they hope for.
+
+    A group is one value of an attribute, or, of several attributes, one value of each.
+    """
+
+    attributes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """How many values each attribute has."""
+    favorable: int = 1
+    """Class that people hope to be given."""
+    minimum: int = 30
+    """Examples below which a group is too small for its rate to say anything."""
+    penalty: float = 0.0
+    """What a step of training is charged for a gap within its batch; 0 is no regularizer."""
+    penalizes: str = "odds"
+    """Gaps in the mean score of ``odds`` (within each class), of ``opportunity`` (within the
+    favorable class) or of ``parity`` (in all)."""
+
+    def __post_init__(self) -> None:
+        if not self.penalty >= 0:
+            raise ValueError(f"fairness.penalty must be 0 or more, got {self.penalty}")
+        if self.penalizes not in ("odds", "opportunity", "parity"):
+            raise ValueError(
+                f"fairness.penalizes must be odds, opportunity or parity, got {self.penalizes!r}"
+            )
+        if self.minimum < 1:
+            raise ValueError(f"fairness.minimum must be at least 1, got {self.minimum}")
+
+    @classmethod
+    def in_data(
+        cls, data: Dataset, attribute: str, favorable: int = 1, **knobs: object
+    ) -> Sensitive:
+        """Find the groups of a data set, such as by ``sex`` or by ``sex+race``.
+
+        Raises:
+            ValueError: The data know no such attribute, or have no such class.
+        """
+        words = tuple(word.strip() for word in attribute.split("+"))
+        known = data.train.attributes
+        if strange := [word for word in words if word not in known]:
+            has = ", ".join(sorted(known)) or f"nothing: {data.card.name} has no attributes"
+            raise ValueError(f"fairness.attribute must be of {has}, got {strange[0]!r}")
+        if not 0 <= favorable < data.classes:
+            raise ValueError(
+                f"fairness.favorable must be a class in 0..{data.classes - 1}, got {favorable}"
+            )
+        parts = (data.train, data.test)
+        sizes = tuple(
+            1 + max(int(one.attributes[word].max()) for one in parts if len(one)) for word in words
+        )
+        return cls(words, sizes, favorable, **knobs)  # type: ignore[arg-type]
+
+    @property
+    def count(self) -> int:
+        """Number of groups, whether or not somebody is in each."""
+        return prod(self.sizes)
+
+    def of(self, examples: Examples) -> Int[Tensor, "examples"]:
+        """Say which group each example is in, from 0; the first attribute changes slowest."""
+        groups = torch.zeros_like(examples.attributes[self.attributes[0]], dtype=torch.long)
+        for word, size in zip(self.attributes, self.sizes, strict=True):
+            groups = groups * size + examples.attributes[word]
+        return groups
+
+    def names(self, data: Dataset) -> tuple[str, ...]:
+        """Name every group in the data's own words."""
+        names = [""]
+        for word, size in zip(self.attributes, self.sizes, strict=True):
+            known = data.names.get(word) or [f"{word} {value}" for value in range(size)]
+            names = [f"{one}, {value}" if one else str(value) for one in names for value in known]
+        return tuple(names)
