@@ -10,9 +10,44 @@ from dai_lab.experiment import simulate
 ROUND = ("rounds=1",)
 TINY = ("data=digits", "model=logistic", "federation.clients=4", *ROUND)
 
+PEOPLE = ("data=compas", "fairness.attribute=sex")
+# What clients tell beside their updates is for one server each.
+TELLING = {
+    "local=reweighing": "server=surveyed",
+    "local=gifair": "server=surveyed",
+    "local=fairfed": "server=shared_out",
+    "local=q_ffl": "server=shared_out",
+    "local=afl": "server=afl",
+    "local=fedfb": "server=fedfb",
+    "local=fedminmax": "server=fedminmax",
+    "server=surveyed": "local=reweighing",
+    "server=shared_out": "local=fairfed",
+    "server=afl": "local=afl",
+    "server=fedfb": "local=fedfb",
+    "server=fedminmax": "local=fedminmax",
+    "server=group_dro": "local=fedminmax",
+}
 # What a choice needs from the other parts before it makes sense.
 NEEDS = {
+    **{choice: (*PEOPLE, other) for choice, other in TELLING.items()},
+    "local=local_reweighing": PEOPLE,
+    **{
+        f"algorithm={name}": PEOPLE
+        for name in (
+            "afl",
+            "fairfed",
+            "fedfb",
+            "fedminmax",
+            "gifair",
+            "group_dro",
+            "q_ffl",
+            "reweighing",
+        )
+    },
+    "decision=thresholds": PEOPLE,
+    "decision=local_thresholds": PEOPLE,
     "partition=natural": ("data=watch_har", "federation.clients=0"),
+    "partition=sources": ("data=adult", "federation.clients=0"),
     **{
         f"aggregator={name}": ("federation.clients=10",)
         for name in ("bucketing", "bulyan", "krum", "multi_krum", "trimmed_mean")
@@ -42,7 +77,11 @@ NEEDS = {
     # Triggers need room, groups need attributes, and some poisons a model to plan against.
     "poison=dba": ("poison.size=3",),
     "poison=rlr_plus": ("poison.margin=1",),
-    **{f"poison={name}": ("data=adult",) for name in ("group_flip", "under_sampling")},
+    **{
+        f"poison={name}": ("data=adult",)
+        for name in ("anchoring", "gap", "group_flip", "under_sampling")
+    },
+    "attack=eab_fl": ("data=adult", "poison=group_flip"),
     "poison=feature_collision": ("model=mlp",),
 }
 ELSEWHERE = ("internet", "download")

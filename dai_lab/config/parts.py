@@ -36,6 +36,7 @@ PROTOCOLS = {
     "pace": "Pace",
     "compression": "Compression",
     "personal": "Personal",
+    "decision": "Decision",
     "watch": "Watcher",
 }
 """What the part of a group is called with, by the protocol in ``dai_lab.core``."""

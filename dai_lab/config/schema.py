@@ -74,6 +74,23 @@ class Audit:
 
 
 @dataclass
+class Fairness:
+    """Between whom a model should make no difference, and what it costs a step of training."""
+
+    attribute: str | None = None
+    """What is known about people and divides them into groups, such as ``sex``, or several such
+    as ``sex+race``; null measures nothing."""
+    favorable: int = 1
+    """Class that people hope to be given."""
+    minimum: int = 30
+    """Examples below which a group is too small for its rate to say anything."""
+    penalty: float = 0.0
+    """What a step is charged for gaps between groups within its batch, in any local training."""
+    penalizes: str = "odds"
+    """Gaps of ``odds``, ``opportunity`` or ``parity``."""
+
+
+@dataclass
 class Evaluation:
     """When the model is judged, and what counts as good enough."""
 
@@ -118,6 +135,7 @@ class Experiment:
     secagg: Part
     aggregator: Part
     server: Part
+    decision: Part
     personal: Part
     engine: Part
     tracker: Part
@@ -129,6 +147,7 @@ class Experiment:
     evaluation: Evaluation = field(default_factory=Evaluation)
     accounting: Accounting = field(default_factory=Accounting)
     audit: Audit = field(default_factory=Audit)
+    fairness: Fairness = field(default_factory=Fairness)
     compute: Machine = field(default_factory=Machine)
     rounds: int = 20
     seed: int = 0
@@ -168,6 +187,8 @@ def check(cfg: Mapping[str, Any]) -> None:
         node = cfg[group]
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise ValueError(f"{group} must be a part (a node with _target_), got {node!r}")
+    if cfg["fairness"]["attribute"] is None and cfg["fairness"]["penalty"]:
+        raise ValueError("fairness.penalty needs fairness.attribute, which is null")
     us, evaluation, compute = cfg["federation"], cfg["evaluation"], cfg["compute"]
     rules: list[tuple[str, Any, str, bool]] = [
         ("rounds", cfg["rounds"], "at least 1", cfg["rounds"] >= 1),

@@ -1,7 +1,7 @@
 """The nouns and verbs every room shares: rows, keys, states, what parts take and return."""
 
 from dai_lab.core.data import Card, Dataset, Examples, Partition, Shards
-from dai_lab.core.fairness import Sensitive
+from dai_lab.core.fairness import Decide, Evidence, Sensitive
 from dai_lab.core.keys import Key, TooFew
 from dai_lab.core.model import Loss, Model, Rows, Vector, cross_entropy, squared_error
 from dai_lab.core.parts import (
@@ -9,6 +9,7 @@ from dai_lab.core.parts import (
     Attack,
     Cohort,
     Compression,
+    Decision,
     Devices,
     Engine,
     Ledger,
@@ -55,10 +56,13 @@ __all__ = [
     "Compute",
     "Context",
     "Dataset",
+    "Decide",
+    "Decision",
     "Devices",
     "Encoding",
     "Engine",
     "Event",
+    "Evidence",
     "Examples",
     "Gram",
     "Key",

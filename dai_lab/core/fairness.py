@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dai_lab.core.data import Dataset, Examples
@@ -16,7 +18,8 @@ from dai_lab.core.data import Dataset, Examples
 class Sensitive:
     """What divides people into groups, and which answer they hope for.
 
-    A group is one value of an attribute, or, of several attributes, one value of each.
+    A group is one value of an attribute, or, of several attributes, one value of each. What an
+    example is of (``class``) counts as an attribute too.
     """
 
     attributes: tuple[str, ...]
@@ -52,18 +55,16 @@ class Sensitive:
             ValueError: The data know no such attribute, or have no such class.
         """
         words = tuple(word.strip() for word in attribute.split("+"))
-        known = data.train.attributes
+        known = sorted({*data.train.attributes, "class"})
         if strange := [word for word in words if word not in known]:
-            has = ", ".join(sorted(known)) or f"nothing: {data.card.name} has no attributes"
-            raise ValueError(f"fairness.attribute must be of {has}, got {strange[0]!r}")
+            has = f"one of {', '.join(known)}, or several joined by +"
+            raise ValueError(f"fairness.attribute must be {has}, got {strange[0]!r}")
         if not 0 <= favorable < data.classes:
             raise ValueError(
                 f"fairness.favorable must be a class in 0..{data.classes - 1}, got {favorable}"
             )
-        parts = (data.train, data.test)
-        sizes = tuple(
-            1 + max(int(one.attributes[word].max()) for one in parts if len(one)) for word in words
-        )
+        parts = [one for one in (data.train, data.test) if len(one)]
+        sizes = tuple(1 + max(int(column(one, word).max()) for one in parts) for word in words)
         return cls(words, sizes, favorable, **knobs)  # type: ignore[arg-type]
 
     @property
@@ -73,15 +74,46 @@ class Sensitive:
 
     def of(self, examples: Examples) -> Int[Tensor, "examples"]:
         """Say which group each example is in, from 0; the first attribute changes slowest."""
-        groups = torch.zeros_like(examples.attributes[self.attributes[0]], dtype=torch.long)
+        groups = torch.zeros(len(examples), dtype=torch.long, device=examples.inputs.device)
         for word, size in zip(self.attributes, self.sizes, strict=True):
-            groups = groups * size + examples.attributes[word]
+            groups = groups * size + column(examples, word)
         return groups
 
     def names(self, data: Dataset) -> tuple[str, ...]:
         """Name every group in the data's own words."""
         names = [""]
         for word, size in zip(self.attributes, self.sizes, strict=True):
-            known = data.names.get(word) or [f"{word} {value}" for value in range(size)]
+            known = data.names.get("classes" if word == "class" else word) or [
+                f"{word} {value}" for value in range(size)
+            ]
             names = [f"{one}, {value}" if one else str(value) for one in names for value in known]
         return tuple(names)
+
+
+def column(examples: Examples, word: str) -> Int[Tensor, "examples"]:
+    """Return an attribute of examples, or what they are of."""
+    known = examples.attributes.get(word)
+    return examples.targets if known is None else known
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What clients know of a model from the examples they trained it on, client after client."""
+
+    scores: Float[Tensor, "examples"]
+    """Probability of the favorable class, in 0..1; NaN counts for nothing."""
+    favorable: Bool[Tensor, "examples"]
+    """Whether that is the truth."""
+    groups: Int[Tensor, "examples"]
+    count: int
+    """Number of groups."""
+    sizes: Int[Tensor, "clients"]
+    """How many of these examples each client holds."""
+    reveal: Callable[[Float[Tensor, "clients cells"]], Float[Tensor, "cells"]]
+    """Sums one row of counts a client as the federation does it, such as behind a secure sum."""
+
+
+Decide: TypeAlias = Callable[
+    [Float[Tensor, "people"], Int[Tensor, "people"]], Bool[Tensor, "people"]
+]
+"""From scores and groups to who is given the favorable answer."""

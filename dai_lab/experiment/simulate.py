@@ -41,6 +41,7 @@ BUILT = (
     "secagg",
     "aggregator",
     "server",
+    "decision",
     "personal",
     "engine",
 )
@@ -235,6 +236,7 @@ def founded(
             every=settings["evaluation"]["every"],
             accounting=Accounting(**settings["accounting"]),
             audit=Audit(**settings["audit"]),
+            fairness=settings["fairness"],
             compute=compute,
             key=Key(settings["seed"]),
         )

@@ -18,6 +18,7 @@ from dai_lab.core import (
     Cohort,
     Compression,
     Compute,
+    Decision,
     Devices,
     Engine,
     Examples,
@@ -31,6 +32,7 @@ from dai_lab.core import (
     Privacy,
     Profiles,
     SecureAggregation,
+    Sensitive,
     Server,
     Shards,
     Task,
@@ -65,6 +67,7 @@ class Federation:
     secagg: SecureAggregation
     aggregator: Aggregator
     server: Server
+    decision: Decision
     personal: Personal
     engine: Engine
     profiles: Profiles | None = None
@@ -134,6 +137,7 @@ def found(
     secagg: SecureAggregation,
     aggregator: Aggregator,
     server: Server,
+    decision: Decision,
     personal: Personal,
     engine: Engine,
     watch: Mapping[str, Watcher],
@@ -152,6 +156,7 @@ def found(
     renew: int = 0,
     accounting: Accounting | None = None,
     audit: Audit | None = None,
+    fairness: Mapping[str, Any] | None = None,
 ) -> Federation:
     """Load the data, deal it, draw the first model, and put the parts in their places.
 
@@ -182,10 +187,13 @@ def found(
     dataset = marked.to(compute.device)
     network = create(model, shape=dataset.shape, classes=dataset.classes, key=key / "model")
     network = replace(network, initial=network.initial.to(compute.device))
+    knobs = dict(fairness or {})
+    attribute = knobs.pop("attribute", None)
+    sensitive = Sensitive.in_data(dataset, attribute, **knobs) if attribute else None
     work = flops(network, dataset.shape)
     network.module.to(compute.device)
     us = Federation(
-        task=Task(network, dataset.train, kept),
+        task=Task(network, dataset.train, kept, sensitive),
         test=dataset.test,
         holdout=held_out,
         classes=dataset.classes,
@@ -200,6 +208,7 @@ def found(
         secagg=secagg,
         aggregator=aggregator,
         server=server,
+        decision=decision,
         personal=personal,
         engine=engine,
         profiles=devices(held_by, key=key / "devices"),

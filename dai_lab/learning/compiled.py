@@ -24,9 +24,48 @@ PLAIN, ADAM, ADAGRAD = 0, 1, 2
 
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
+def _rebalance(
+    slope, targets, batch, weights, groups, classes, strata, favorable, penalty, means, counts,
+):  # fmt: skip
+    """Turn probabilities into slopes of weighed losses, and of what gaps within a batch cost."""
+    means[:], counts[:] = 0, 0
+    for row in range(len(batch) if len(groups) else 0):
+        example = batch[row]
+        stratum = strata[targets[example]]
+        if stratum >= 0 and not (len(weights) and weights[example] == 0):
+            means[stratum, groups[example]] += slope[row * classes + favorable]
+            counts[stratum, groups[example]] += 1
+    for stratum in range(2):
+        middle, present = np.float32(0), 0
+        for group in range(means.shape[1]):
+            if counts[stratum, group]:
+                means[stratum, group] /= counts[stratum, group]
+                middle += means[stratum, group]
+                present += 1
+        for group in range(means.shape[1]):
+            if counts[stratum, group]:
+                means[stratum, group] -= middle / present  # how far it is from the middle
+    for row in range(len(batch)):
+        example, first = batch[row], row * classes
+        weight = weights[example] if len(weights) else np.float32(1)
+        pull = np.float32(0)
+        if len(groups) and weight != 0:
+            stratum, group = strata[targets[example]], groups[example]
+            if stratum >= 0:
+                pull = np.float32(2 * len(batch)) * penalty * slope[first + favorable]
+                pull *= means[stratum, group] / counts[stratum, group]
+        for j in range(classes):
+            slope[first + j] *= weight - pull
+        slope[first + targets[example]] -= weight
+        slope[first + favorable] += pull
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
 def _client(
-    address, inputs, targets, order, bounds, sizes, biased, moves, w, anchor, tilt, rate, momentum,
-    weight_decay, bound, proximal, second, beta2, epsilon,
+    address, inputs, targets, order, bounds, sizes, biased, moves, w, anchor, tilt, weights, groups,
+    strata, favorable, penalty, rate, momentum, weight_decay, bound, proximal, second, beta2,
+    epsilon,
 ):  # fmt: skip
     """Train one client in place in ``w`` and return the sum of its losses."""
     layers = len(sizes) - 1
@@ -57,6 +96,9 @@ def _client(
     g = w if fused else np.zeros(len(w), np.float32)
     velocity = np.zeros(len(w) if momentum or second == ADAM else 0, np.float32)
     squares_of = np.zeros(len(w) if second != PLAIN else 0, np.float32)
+    fair = len(weights) > 0 or len(groups) > 0
+    cells = groups.max() + 1 if len(groups) else 0
+    means, counts = np.empty((2, cells), np.float32), np.empty((2, cells), np.int64)
     loss = 0.0
     for step in range(len(bounds) - 1):
         batch = bounds[step + 1] - bounds[step]
@@ -93,11 +135,20 @@ def _client(
             for j in range(classes):
                 norm += np.exp(z[first + j] - high)
             norm = np.log(norm)
-            truth = targets[order[bounds[step] + row]]
-            loss -= z[first + truth] - high - norm
+            example = order[bounds[step] + row]
+            truth = targets[example]
+            weight = weights[example] if len(weights) else np.float32(1)
+            loss -= weight * (z[first + truth] - high - norm)
             for j in range(classes):
                 slope[first + j] = np.exp(z[first + j] - high - norm)
-            slope[first + truth] -= np.float32(1)
+            if not fair:
+                slope[first + truth] -= np.float32(1)
+        if fair:
+            some = order[bounds[step] : bounds[step + 1]]
+            _rebalance(
+                slope, targets, some, weights, groups, classes, strata, favorable, penalty, means,
+                counts,
+            )  # fmt: skip
         alpha, beta = share, np.float32(0)
         if fused:
             alpha = -rate * share
@@ -181,7 +232,8 @@ def _client(
 @no_type_check
 def _cohort(
     address, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors, tilts,
-    rows, losses, rate, momentum, weight_decay, bound, proximal, second, beta2, epsilon, begin, end,
+    rows, losses, weights, groups, strata, favorable, penalty, rate, momentum, weight_decay, bound,
+    proximal, second, beta2, epsilon, begin, end,
 ):  # fmt: skip
     """Train clients ``begin`` to ``end`` of the cohort into their rows."""
     for client in range(begin, end):
@@ -192,8 +244,8 @@ def _cohort(
         mine = bounds[firsts[client] : firsts[client + 1] + 1]
         losses[client] = _client(
             address, inputs, targets, order, mine, sizes, biased, moves, w,
-            anchors[client % len(anchors)], tilt, rate, momentum, weight_decay, bound, proximal,
-            second, beta2, epsilon,
+            anchors[client % len(anchors)], tilt, weights, groups, strata, favorable, penalty,
+            rate, momentum, weight_decay, bound, proximal, second, beta2, epsilon,
         )  # fmt: skip
         for j in range(len(w)):
             w[j] -= beginning[j]
@@ -214,6 +266,11 @@ def train(
     rows: F32,
     losses: NDArray[np.float64],
     *,
+    weights: F32 | None = None,
+    groups: I64 | None = None,
+    strata: I64 | None = None,
+    favorable: int = 1,
+    penalty: float = 0.0,
     rate: float,
     momentum: float,
     weight_decay: float,
@@ -240,6 +297,12 @@ def train(
         tilts: Added to every gradient: no row, one for all, or a row each.
         rows: Filled with the updates ``[clients, params]``.
         losses: Filled with the sum of losses seen ``[clients]``.
+        weights: What each example's loss is multiplied by ``[N]``; nothing is if not given.
+        groups: Group of each example ``[N]``, from 0, where gaps between groups are charged.
+        strata: For each class, among which of two kinds of examples (0, 1) groups are compared,
+            or -1 for none ``[classes]``; given with ``groups``.
+        favorable: Class whose mean score should be the same in all groups.
+        penalty: Charge on the squared distance of each group's mean score from their middle.
         rate: Learning rate.
         momentum: Heavy-ball momentum.
         weight_decay: L2 penalty.
@@ -251,6 +314,13 @@ def train(
         epsilon: Added to the root of the second moment.
     """
     address = blas()
+    none = np.empty(0, np.int64)
+    fair = (
+        np.empty(0, np.float32) if weights is None else weights,
+        *((none, none) if groups is None or strata is None else (groups, strata)),
+        favorable,
+        np.float32(penalty),
+    )
     knobs = [np.float32(knob) for knob in (rate, momentum, weight_decay, clip or 0, proximal)]
     kind = {None: PLAIN, "adam": ADAM, "adagrad": ADAGRAD}[second]
     clients = len(rows)
@@ -259,7 +329,8 @@ def train(
     def part(begin: int, end: int) -> None:
         _cohort(
             address, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors,
-            tilts, rows, losses, *knobs, kind, np.float32(beta2), np.float32(epsilon), begin, end,
+            tilts, rows, losses, *fair, *knobs, kind, np.float32(beta2), np.float32(epsilon),
+            begin, end,
         )  # fmt: skip
 
     if threads == 1:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dai_lab.core import Compute, Key, Rows, State, Task, Updates, Vector
+from dai_lab.learning.balance import refuse_penalty
 from dai_lab.learning.batches import one_batch, side_by_side
 from dai_lab.learning.descent import (
     Descent,
@@ -69,6 +70,7 @@ def distributed_sgd(
     Source:
         Karimireddy, He and Jaggi 2021, arXiv:2012.10333, algorithm 2.
     """
+    refuse_penalty("distributed_sgd", task)
     rule = Descent(rate_of(rate, schedule, round), momentum, weight_decay, clip)
     at_least("batch_size", batch_size, 0)
     method = choose(task.model, compute, rank=task.data.inputs.dim() - 1)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from dai_lab.core import Compute, Model, Vector
 from dai_lab.learning import chain as chains
+from dai_lab.learning.balance import Charge, gap
 from dai_lab.learning.chain import Blocks
 from dai_lab.learning.layers import Chain, chain_of
 
@@ -70,7 +71,12 @@ class Method:
         return torch.cat([block.flatten(1) for block in blocks], dim=1)
 
     def slopes(
-        self, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor | None
+        self,
+        blocks: Blocks,
+        inputs: Tensor,
+        targets: Tensor,
+        share: Tensor | None,
+        charge: Charge | None = None,
     ) -> tuple[Blocks, Tensor]:
         """Return each client's gradient ``[G, *shape]`` and losses ``[G, B]``.
 
@@ -79,6 +85,7 @@ class Method:
             inputs: Batches ``[G, B, *S]``.
             targets: ``[G, B]``.
             share: What each example counts for ``[G, B]``, or ``None`` for a plain mean.
+            charge: What gaps between groups cost, beside the losses; needs ``share``.
         """
         if self.chain is not None and share is None:
             into = [torch.zeros_like(block) for block in blocks]
@@ -89,9 +96,13 @@ class Method:
             if share is None:
                 share = inputs.new_full(targets.shape, 1 / targets.shape[1])
             with _products_in(self.compute):
+                if charge is not None:
+                    slope = partial(_slope, self.model, charge=charge)
+                    stacked = torch.func.vmap(slope)
+                    return stacked(blocks, inputs, targets, share, charge.cells)
                 return _stacked(self.model, self.compute)(blocks, inputs, targets, share)
         with _products_in(self.compute):
-            return _one_by_one(self.model, blocks, inputs, targets, share)
+            return _one_by_one(self.model, blocks, inputs, targets, share, charge)
 
     def slopes_at_one_point(
         self, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor
@@ -165,35 +176,56 @@ _COMPILED: WeakKeyDictionary[nn.Module, dict[str, Callable[..., tuple[Blocks, Te
 
 
 def _loss(
-    model: Model, parameters: Blocks, inputs: Tensor, targets: Tensor, share: Tensor | None
+    model: Model,
+    parameters: Blocks,
+    inputs: Tensor,
+    targets: Tensor,
+    share: Tensor | None,
+    cells: Tensor | None = None,
+    charge: Charge | None = None,
 ) -> tuple[Tensor, Tensor]:
     named = dict(zip(model.names, parameters, strict=True))
     outputs = torch.func.functional_call(model.module, named, (inputs,))
     losses = model.loss(outputs, targets)
-    return losses.mean() if share is None else (losses * share).sum(), losses
+    whole = losses.mean() if share is None else (losses * share).sum()
+    if charge is not None and cells is not None:
+        whole = whole + charge.penalty * gap(outputs, cells, charge.favorable)
+    return whole, losses
 
 
 def _slope(
-    model: Model, parameters: Blocks, inputs: Tensor, targets: Tensor, share: Tensor
+    model: Model,
+    parameters: Blocks,
+    inputs: Tensor,
+    targets: Tensor,
+    share: Tensor,
+    cells: Tensor | None = None,
+    charge: Charge | None = None,
 ) -> tuple[Blocks, Tensor]:
     """Gradient and losses of one client, for ``vmap``."""
 
     def loss(parameters: Blocks) -> tuple[Tensor, Tensor]:
-        return _loss(model, parameters, inputs, targets, share)
+        return _loss(model, parameters, inputs, targets, share, cells, charge)
 
     found: tuple[Blocks, Tensor] = torch.func.grad(loss, has_aux=True)(parameters)
     return found
 
 
 def _one_by_one(
-    model: Model, blocks: Blocks, inputs: Tensor, targets: Tensor, share: Tensor | None
+    model: Model,
+    blocks: Blocks,
+    inputs: Tensor,
+    targets: Tensor,
+    share: Tensor | None,
+    charge: Charge | None = None,
 ) -> tuple[Blocks, Tensor]:
     model.module.train()
     found, seen = [], []
     for client in range(len(inputs)):
         leaves = [block[client].detach().requires_grad_() for block in blocks]
         part = None if share is None else share[client]
-        loss, losses = _loss(model, leaves, inputs[client], targets[client], part)
+        cells = None if charge is None else charge.cells[client]
+        loss, losses = _loss(model, leaves, inputs[client], targets[client], part, cells, charge)
         # A weight that the outputs do not depend on has a slope of zero, not none.
         found.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
         seen.append(losses.detach())

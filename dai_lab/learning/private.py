@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dai_lab.core import Compute, Event, Key, Rows, State, Task, Updates, Vector
+from dai_lab.learning.balance import refuse_penalty
 from dai_lab.learning.descent import Descent, at_least, held_by, rate_of
 from dai_lab.learning.local import sgd
 from dai_lab.learning.methods import choose
@@ -93,6 +94,7 @@ def dp_sgd(
         Abadi et al. 2016, arXiv:1607.00133, algorithm 1; Yousefpour et al. 2021,
         arXiv:2109.12298 (Opacus).
     """
+    refuse_penalty("dp_sgd", task)
     rule = Descent(rate_of(rate, schedule, round), momentum, weight_decay)
     at_least("epochs", epochs, 1)
     at_least("batch_size", batch_size, 0)

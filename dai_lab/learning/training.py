@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dai_lab.core import Compute, Key, Rows, Task, Updates, Vector
 from dai_lab.learning import chain as chains
+from dai_lab.learning.balance import Balance
 from dai_lab.learning.batches import Plan, epochs_of, side_by_side
 from dai_lab.learning.descent import (
     Descent,
@@ -64,8 +65,12 @@ def descend(
     compute: Compute,
     anchor: Vector | Rows | None = None,
     tilt: Vector | Rows | None = None,
+    weights: Float[Tensor, "examples"] | None = None,
 ) -> Updates:
     """Train a cohort by its plans and return how far each client moved.
+
+    Where the task says so (``fairness.penalty``), every step is charged for gaps between groups
+    of people in its batch.
 
     Args:
         task: The model and who holds which examples.
@@ -77,11 +82,16 @@ def descend(
         compute: Where and how gradients are computed.
         anchor: Where ``rule.proximal`` pulls, shared or each its own; the start unless given.
         tilt: Added to every gradient, shared or each its own; nothing unless given.
+        weights: What each of the task's examples counts for in the mean loss of its batch; 1
+            unless given.
     """
+    fair = Balance.of(task, weights)
     method = choose(task.model, compute, rank=task.data.inputs.dim() - 1)
     anchor = start if anchor is None else anchor
     if method.name == "compiled" and plans:
-        rows, losses = _compiled(method, task, start, plans, rule, compute.threads, anchor, tilt)
+        rows, losses = _compiled(
+            method, task, start, plans, rule, compute.threads, anchor, tilt, fair
+        )
     else:
         rows = start.new_zeros((len(cohort), task.model.params))
         losses = torch.zeros(len(cohort))
@@ -92,7 +102,7 @@ def descend(
             push = None if tilt is None else _of(tilt, members)
             some = [plans[at] for at in members]
             with drawing(method, key, cohort[members[0]], start.device):
-                moved, seen = _train(method, task, here, some, rule, pull, push)
+                moved, seen = _train(method, task, here, some, rule, pull, push, fair)
             rows[members] = moved - here
             losses[members] = seen
     return Updates(rows, held_by(task, cohort), losses, looks_of(plans))
@@ -111,6 +121,7 @@ def _compiled(
     threads: int,
     anchor: Vector | Rows,
     tilt: Vector | Rows | None,
+    fair: Balance,
 ) -> tuple[Rows, Float[Tensor, "_"]]:
     """Hand the whole cohort to the compiled trainer; return updates and mean losses."""
     # Imported here because numba takes a second, which only those who use it should pay.
@@ -141,6 +152,11 @@ def _compiled(
         none.numpy() if tilt is None else tilt.reshape(-1, task.model.params).contiguous().numpy(),
         rows.numpy(),
         losses.numpy(),
+        weights=None if fair.weights is None else fair.weights.numpy(),
+        groups=None if fair.groups is None else fair.groups.numpy(),
+        strata=fair.strata(classes).numpy(),
+        favorable=fair.favorable,
+        penalty=fair.penalty,
         rate=rule.rate,
         momentum=rule.momentum,
         weight_decay=rule.weight_decay,
@@ -163,6 +179,7 @@ def _train(
     rule: Descent,
     pull: Rows,
     push: Rows | None,
+    fair: Balance,
 ) -> tuple[Rows, Float[Tensor, "_"]]:
     """Train a group of clients, longest first, and return parameters and mean losses."""
     blocks = method.load(start)
@@ -178,7 +195,7 @@ def _train(
         counted = counts[:active, step]
         most = int(counted.max())
         inputs, targets = fetch(task, examples[:active, step, :most])
-        if method.chain is not None and rule.plain:
+        if method.chain is not None and rule.plain and not fair:
             shrink = 1 - rule.rate * (rule.weight_decay + rule.proximal)
             losses = chains.descend(
                 method.chain, here, here, inputs, targets, alpha=-rule.rate, beta=shrink
@@ -192,7 +209,11 @@ def _train(
         share = None
         if int(counted.min()) != most:
             share = share_of(counted, most).to(inputs.device)
-        slopes, losses = method.slopes(here, inputs, targets, share)
+        charge = None
+        if fair:
+            share = share_of(counted, most).to(inputs.device) if share is None else share
+            share, charge = fair.at(examples[:active, step, :most], share, targets)
+        slopes, losses = method.slopes(here, inputs, targets, share, charge)
         memory.step(here, list(slopes), there, tilted)
         if share is not None:
             losses = losses * share * counted.unsqueeze(1).to(inputs.device)

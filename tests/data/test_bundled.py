@@ -125,6 +125,31 @@ def test_known_facts_about_the_people_come_out_of_the_codes():
     assert women == 18112
 
 
+def test_sources_of_people_are_what_the_model_sees_of_them_and_what_uci_counts():
+    """Every value of them is one column of 0 and 1 among the inputs, missing words included."""
+    for data, sources in (
+        (adult(), ("occupation", "workclass", "education", "marital")),
+        (compas(), ("age", "degree")),
+    ):
+        for part in (data.train, data.test):
+            columns = {column.numpy().tobytes() for column in part.inputs.T.contiguous()}
+            for name in sources:
+                for value in range(len(data.names[name])):
+                    mine = (part.attributes[name] == value).float()
+                    assert mine.numpy().tobytes() in columns, (name, data.names[name][value])
+    known, names = adult().train.attributes, adult().names
+    missing = {
+        name: int((known[name] == names[name].index("?")).sum())
+        for name in names
+        if "?" in names[name]
+    }
+    assert missing == {"occupation": 1843, "workclass": 1836}
+    assert known["country"].bincount().tolist() == [29170, 32561 - 29170 - 583, 583]
+    years, ages = compas(sensitive="drop").train.inputs[:, 0], compas().train.attributes["age"]
+    young, middle, old = (years[ages == group] for group in range(3))
+    assert young.max() < middle.min() and middle.max() < old.min()
+
+
 @pytest.mark.parametrize(
     ("load", "columns"), [(adult, 2 + 5), (compas, 2), (law_school, 2 + 8), (credit_default, 1)]
 )

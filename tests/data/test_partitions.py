@@ -192,13 +192,6 @@ def test_a_half_turn_of_a_wide_image_flips_it_both_ways():
     torch.testing.assert_close(dealt.data.train.inputs, flipped, atol=1e-4, rtol=0)
 
 
-def test_natural_clients_are_the_people_the_data_names():
-    subject = torch.tensor([4, 2, 4, 7, 2, 4])
-    dealt = natural(data(6, subject=subject), key=Key(0))
-    assert [dealt.shards[client].tolist() for client in range(3)] == [[1, 4], [0, 2, 5], [3]]
-    assert same(dealt, natural(data(6, subject=subject), clients=3, key=Key(9)))
-
-
 @given(
     clients=st.integers(1, 20),
     examples=st.integers(20, 200),

@@ -1,0 +1,178 @@
+"""Group fairness of a classifier, all of it from one small table of counts."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+Counts: TypeAlias = Int64[Tensor, "groups classes answers"]
+"""Examples of each group by true class and answer; the last answer is none at all."""
+
+GAPS: dict[str, tuple[str, ...]] = {
+    "demographic_parity_difference": ("selection_rate",),
+    "demographic_parity_ratio": ("selection_rate",),
+    "equalized_odds_difference": ("true_positive_rate", "false_positive_rate"),
+    "equalized_odds_ratio": ("true_positive_rate", "false_positive_rate"),
+    "equal_opportunity_difference": ("true_positive_rate",),
+    "predictive_parity_difference": ("precision",),
+    "accuracy_difference": ("accuracy",),
+    "error_rate_ratio": ("error_rate",),
+}
+"""Which rates each measure compares; of two rates, the one that differs more counts."""
+
+
+def cells(
+    predictions: Int[Tensor, "examples"],
+    targets: Int[Tensor, "examples"],
+    groups: Int[Tensor, "examples"],
+    *,
+    count: int,
+    classes: int,
+) -> Counts:
+    """Count the examples of every group by their true class and the answer they got.
+
+    Every measure that depends on answers alone is computed from this table, which stays on the
+    device of the predictions.
+
+    Args:
+        predictions: Answer to each example. One outside ``0..classes - 1``, such as -1 where
+            the model said NaN, is no answer: it is kept in a column of its own, behind the
+            classes, and so is wrong whatever the truth and favorable to nobody.
+        targets: True class of each example, in ``0..classes - 1``.
+        groups: Group of each example, in ``0..count - 1``.
+        count: Number of groups.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: A target or a group out of range.
+    """
+    groups, targets, predictions = groups.long(), targets.long(), predictions.long()
+    strange = (groups < 0) | (groups >= count) | (targets < 0) | (targets >= classes)
+    if strange.any():
+        raise ValueError(
+            f"fairness: groups must be in 0..{count - 1} and targets in 0..{classes - 1}, "
+            f"got {int(strange.sum())} examples elsewhere"
+        )
+    answered = (predictions >= 0) & (predictions < classes)
+    answers = predictions.where(answered, classes)
+    place = (groups * classes + targets) * (classes + 1) + answers
+    table = torch.bincount(place, minlength=count * classes * (classes + 1))
+    return table.reshape(count, classes, classes + 1)
+
+
+def group_fairness(
+    counts: Counts, *, favorable: int = 1, minimum: int = 1
+) -> dict[str, float | int | None]:
+    """Say how differently a classifier treats groups: gaps of their rates, 0 if it does not.
+
+    A difference is the highest rate of a group less the lowest, a ratio the lowest over the
+    highest; names and definitions are fairlearn's. With more than two classes the favorable one
+    stands against the rest, and accuracy is over all classes. (The difference of error rates is
+    that of accuracies, so it has no entry.)
+
+    | measure | gap of |
+    |---|---|
+    | ``demographic_parity_*`` | favorable answers among all |
+    | ``equal_opportunity_difference`` | favorable answers among those whose truth is favorable |
+    | ``equalized_odds_*`` | the same, and among the others: whichever gap is worse |
+    | ``predictive_parity_difference`` | favorable truths among favorable answers (precision) |
+    | ``accuracy_difference``, ``error_rate_ratio`` | right, and wrong, answers among all |
+
+    Except in degenerate cases no classifier closes all of these gaps at once (Chouldechova 2017;
+    Kleinberg et al. 2016), and a gap measured on few examples is too large: ``gaps`` tells by
+    how much.
+
+    Args:
+        counts: What ``cells`` counted.
+        favorable: Class that people hope to be given.
+        minimum: Examples below which a group takes no part; 1 leaves out only empty groups.
+
+    Returns:
+        One number for each measure, ``None`` where it does not exist: a rate that a group does
+        not have (no favorable truths, say) takes no part, fewer than two groups have no gap, and
+        0 of 0 is no ratio. Then ``worst_group_accuracy``, ``worst_group`` (its number, the first
+        if several are as bad), ``groups_measured`` and ``groups_too_small``.
+
+    Raises:
+        ValueError: ``favorable`` is no class, or ``minimum`` is below 1.
+
+    Source:
+        Dwork et al. 2012, arXiv:1104.3913, section 3 (statistical parity); Hardt et al. 2016,
+        arXiv:1610.02413, section 2 (equalized odds, equal opportunity); Chouldechova 2017,
+        arXiv:1610.07524, section 2 (predictive parity); Kleinberg et al. 2016, arXiv:1609.05807.
+    """
+    table = outcomes(counts, favorable, minimum)
+    sizes = table.sum(axis=1)
+    measured = sizes >= minimum
+    found = rates(table)
+    accuracies = np.where(measured, found["accuracy"], np.inf)
+    worst = int(accuracies.argmin()) if measured.any() else None
+    return {
+        **gaps_of(found, measured),
+        "worst_group_accuracy": None if worst is None else float(accuracies[worst]),
+        "worst_group": worst,
+        "groups_measured": int(measured.sum()),
+        "groups_too_small": int((~measured).sum()),
+    }
+
+
+def outcomes(counts: Counts, favorable: int, minimum: int) -> NDArray[np.float64]:
+    """Reduce the table to what the rates need: five outcomes a group.
+
+    They are: favorable truth and answer, favorable truth only, favorable answer only, neither
+    but right, neither and wrong.
+    """
+    classes = counts.shape[1]
+    if not 0 <= favorable < classes:
+        raise ValueError(f"fairness.favorable must be a class in 0..{classes - 1}, got {favorable}")
+    if minimum < 1:
+        raise ValueError(f"fairness.minimum must be at least 1, got {minimum}")
+    table = counts.cpu().numpy()
+    hit = table[:, favorable, favorable]
+    missed = table[:, favorable].sum(axis=1) - hit
+    wrongly = table[:, :, favorable].sum(axis=1) - hit
+    right = np.trace(table, axis1=1, axis2=2) - hit
+    wrong = table.sum(axis=(1, 2)) - hit - missed - wrongly - right
+    return np.stack([hit, missed, wrongly, right, wrong], axis=1).astype(float)
+
+
+def rates(table: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Rates of every group from its five outcomes (the last axis); NaN where one has no base."""
+    hit, missed, wrongly, right, wrong = np.moveaxis(table, -1, 0)
+    others, size = wrongly + right + wrong, table.sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        return {
+            "selection_rate": (hit + wrongly) / size,
+            "true_positive_rate": hit / (hit + missed),
+            "false_positive_rate": wrongly / others,
+            "precision": hit / (hit + wrongly),
+            "accuracy": (hit + right) / size,
+            "error_rate": (missed + wrongly + wrong) / size,
+        }
+
+
+def gaps_of(
+    found: dict[str, NDArray[np.float64]], measured: NDArray[np.bool_]
+) -> dict[str, float | None]:
+    """Compare the rates of the measured groups that have each; ``None`` where there is no gap."""
+    table = np.stack([*found.values()])
+    known = measured & ~np.isnan(table)
+    lows = np.where(known, table, np.inf).min(axis=1).tolist()
+    highs = np.where(known, table, -np.inf).max(axis=1).tolist()
+    enough = (known.sum(axis=1) > 1).tolist()
+    ends = {rate: pair for rate, *pair, two in zip(found, lows, highs, enough, strict=True) if two}
+    gaps: dict[str, float | None] = dict.fromkeys(GAPS)
+    for name, compared in GAPS.items():
+        pairs = [ends[rate] for rate in compared if rate in ends]
+        if len(pairs) < len(compared):
+            continue
+        if not name.endswith("ratio"):
+            gaps[name] = max(high - low for low, high in pairs)
+        elif all(high > 0 for _, high in pairs):
+            gaps[name] = min(low / high for low, high in pairs)
+    return gaps
