@@ -34,8 +34,8 @@ def biased(
     With one seed, more bias hits the same examples and others.
 
     Args:
-        of: The data, of two classes and with attributes.
-        attribute: What divides people into groups, such as ``sex`` or ``sex+race``.
+        of: The data, with classes; of two, where ``flip`` is not 0.
+        attribute: What divides people into groups, such as ``sex``, ``sex+race`` or ``class``.
         value: The group, counted from 0 in the order of the data's names, the first attribute
             changing slowest.
         favorable: Class that people hope for.
@@ -48,7 +48,7 @@ def biased(
         seed: Decides which examples, the same for every seed of a run.
 
     Raises:
-        ValueError: A knob is out of range, or the data have no such attribute or not two classes.
+        ValueError: A knob is out of range, or the data have no such attribute, or not two classes.
 
     Source:
         Blum and Stangl 2020, arXiv:1912.01094, section 2.
@@ -57,10 +57,10 @@ def biased(
         if not 0 <= chance <= 1:
             raise ValueError(f"data.{name} must be in [0, 1], got {chance}")
     data = of()
-    if data.classes != 2:
+    if flip and data.classes != 2:
         raise ValueError(
-            f"data=biased denies one class in favor of the other, {data.card.name} has "
-            f"{data.classes}: choose another data.of"
+            f"data.flip calls one of two classes the other, {data.card.name} has {data.classes}: "
+            "choose another data.of, or flip=0"
         )
     groups = _groups(data, attribute, favorable)
     names = groups.names(data)

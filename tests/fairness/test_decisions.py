@@ -246,19 +246,24 @@ def test_a_worked_example(equal, first, second):
     assert chances(decide, people, 20_000).tolist() == pytest.approx(first + second, abs=0.02)
 
 
-def test_where_hulls_cross_both_rates_are_those_of_the_crossing():
-    # Out of 10 each: one group's curve goes by (0, .6) to (1, 1), the other's by (.2, 1). At
-    # (.1, .64) the first's is below y = 5x, which the other's follows up to (.2, 1) from (0, 0).
-    steps = {0: [(0.95, 6, 0), (0.45, 4, 10)], 1: [(0.75, 10, 2), (0.15, 0, 8)]}
+@pytest.mark.parametrize(("bad", "slope"), [(10, 0.4), (5, 0.8)])
+def test_where_hulls_cross_both_rates_are_those_of_the_crossing(bad, slope):
+    # Out of 10 each, as (false, true) positive rates: one group's hull starts at (0, .6) and rises
+    # with a slope to (bad / 10, 1), the other's rises from (0, 0) to (.2, 1). The best of their
+    # corners is beside the crossing: at .6 true positives in one case, at all in the other.
+    steps = {
+        0: [(0.95, 6, 0), (0.45, 4, bad), (0.05, 0, 10 - bad)],
+        1: [(0.75, 10, 2), (0.15, 0, 8)],
+    }
     rows = [
         (score, truth, group)
         for group, bins in steps.items()
-        for score, good, bad in bins
-        for truth in [True] * good + [False] * bad
+        for score, good, wrong in bins
+        for truth in [True] * good + [False] * wrong
     ]
     evidence = heard(*zip(*rows, strict=True), count=2)
     rates, right = fares(chances(fitted(evidence, bins=10), evidence, 20_000), evidence)
-    false = 0.6 / (5 - 0.4)  # where 5x is .6 + .4x
+    false = 0.6 / (5 - slope)  # where 5x is .6 + slope x
     assert rates["false"].tolist() == pytest.approx([false] * 2, abs=0.01)
     assert rates["true"].tolist() == pytest.approx([5 * false] * 2, abs=0.01)
     assert right == pytest.approx((1 + 4 * false) / 2, abs=0.005)
@@ -290,10 +295,12 @@ def test_a_group_that_cannot_be_compared_gets_the_best_threshold_for_all(equal, 
     decide = fitted(evidence, equal=equal, counts=counts)
     unseen = torch.full((2,), 2)
     assert decide(torch.tensor([0.62, 0.59]), unseen).tolist() == [True, False]
-    one_class = heard([*scores, 0.9], [*truth, False], [0, 0, 0, 1, 1, 1, 2], count=3)
-    decide = fitted(one_class, equal=equal, counts=counts)
-    if equal != "parity":
-        assert decide(torch.tensor([0.62, 0.59]), unseen).tolist() == [True, False]
+    for score, favored in ((0.9, False), (0.1, True)):
+        lone = heard([*scores, score], [*truth, favored], [0, 0, 0, 1, 1, 1, 2], count=3)
+        comparable = {"odds": False, "opportunity": favored, "parity": True}[equal]
+        if not comparable:
+            decide = fitted(lone, equal=equal, counts=counts)
+            assert decide(torch.tensor([0.62, 0.59]), unseen).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("counts", ["federated", "local"])
@@ -343,6 +350,8 @@ def test_without_any_score_one_half_decides_and_nan_is_refused(counts):
     for evidence in (lost, nobody):
         decide = fitted(evidence, counts=counts)
         assert decide(scores, torch.tensor([0, 1, 1])).tolist() == [False, True, False]
+    kind = fitted(heard([0.0] * 2, [True] * 2, [0, 1], count=2), counts=counts)
+    assert kind(scores, torch.tensor([0, 1, 1])).tolist() == [True, True, False]
 
 
 def test_the_class_with_the_highest_score_asks_nobody():
