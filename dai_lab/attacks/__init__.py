@@ -6,6 +6,7 @@ A poison's knobs are on the command line as ``poison.<knob>``.
 
 from dai_lab.attacks.adaptive import adaptive
 from dai_lab.attacks.adaptive_trigger import a3fl
+from dai_lab.attacks.amplified import eab_fl
 from dai_lab.attacks.boosted import alternating, model_replacement, neurotoxin, projected
 from dai_lab.attacks.clean_labels import feature_collision, gradient_alignment
 from dai_lab.attacks.groups import feature_poisoning, group_flip, under_sampling
@@ -18,6 +19,7 @@ from dai_lab.attacks.searches import agr_tailored, fang_krum, opt_alie, opt_ipm
 from dai_lab.attacks.spread import min_max, min_sum
 from dai_lab.attacks.statistics import alie, ipm
 from dai_lab.attacks.triggers import badnets, blended, dba, sig
+from dai_lab.attacks.unfair import anchoring, gap
 from dai_lab.attacks.unpoisoned import unpoisoned
 
 __all__ = [
@@ -26,16 +28,19 @@ __all__ = [
     "agr_tailored",
     "alie",
     "alternating",
+    "anchoring",
     "badnets",
     "between",
     "blended",
     "dba",
+    "eab_fl",
     "edge_case",
     "fang_krum",
     "fang_trimmed_mean",
     "feature_collision",
     "feature_poisoning",
     "free_rider",
+    "gap",
     "gaussian",
     "gradient_alignment",
     "group_flip",
