@@ -45,7 +45,7 @@ METRICS = {
     "personal_accuracy": "accuracy of own models",
     "personal_accuracy_worst10": "worst 10 %, own models",
     "personal_equalized_odds_difference": "gap of own models",
-    "epsilon": "epsilon",
+    "privacy/record_epsilon": "epsilon",
 }
 """What is kept of a run, and how it is called; shares of 1 but for the last."""
 
@@ -261,9 +261,9 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="run nothing")
     said = parser.parse_args()
     folder = place(said.study)
-    ends = study(
-        folder, results=said.results, seeds=said.seeds, parts=said.parts, show=said.show
-    )
+    ends = []
+    if not said.show:
+        ends = study(folder, results=said.results, seeds=said.seeds, parts=said.parts)
     failed = [one for one in ends if isinstance(one, Exception)]
     frame = collected(said.study, Path(said.results))
     frame.to_csv(folder / "fairness.csv", index=False)
