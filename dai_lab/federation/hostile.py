@@ -80,7 +80,11 @@ def poisoned(us: Federation, state: State, key: Key, *, again: bool) -> tuple[Fe
     if len(held):
         honest = clean.data.some(held.to(clean.data.targets.device))
         if again:
-            bad = replace(honest, inputs=kept["poison/inputs"], targets=kept["poison/targets"])
+            bad = Examples(
+                kept["poison/inputs"],
+                kept["poison/targets"],
+                {name: kept[f"poison/attributes/{name}"] for name in honest.attributes},
+            )
         else:
             found = us.poison(honest, replace(plot, owners=owners))
             bad = found.examples
@@ -89,6 +93,7 @@ def poisoned(us: Federation, state: State, key: Key, *, again: bool) -> tuple[Fe
             plot = replace(plot, memory={**plot.memory, **found.memory})
             if us.renew:
                 done = {"poison/inputs": bad.inputs, "poison/targets": bad.targets}
+                done |= {f"poison/attributes/{name}": one for name, one in bad.attributes.items()}
                 state = state.remember(done)
         differs = changed(honest, bad).cpu()
         if not bool(differs.any()):

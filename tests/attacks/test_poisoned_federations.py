@@ -115,6 +115,20 @@ def test_a_killed_run_goes_on_to_the_same_bits(poison, renew, done):
         assert all(each.equal(other.state.memory[name]) for name, each in one.state.memory.items())
 
 
+def test_a_killed_run_goes_on_with_the_people_the_poison_left():
+    """A poison may put other people in a place, and who is there may matter to training."""
+
+    def federated():
+        data = build(load("data=compas").data, at="data")
+        settings = ("federation.renew=3", "poison=under_sampling", "local=local_reweighing")
+        return replace(federation(*settings, data=data, fairness={"attribute": "sex"}), every=1)
+
+    whole = played(federated(), rounds=3)
+    rest = played(federated(), rounds=3, state=whole[0].state, done=1)
+    assert rest[-1].record == whole[-1].record
+    assert rest[-1].state.params.equal(whole[-1].state.params)
+
+
 def test_a_run_that_goes_on_shows_what_was_made_against_the_model_of_its_time():
     """A poison may show the finished model whatever the common model was when it was called."""
 
