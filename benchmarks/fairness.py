@@ -166,12 +166,12 @@ def pareto(
                         linestyle="none", elinewidth=1,
                     )  # fmt: skip
             axes.set_title(world, loc="left")
+            axes.set_xlabel(f"{METRICS[gap]}, points")
+            axes.set_ylabel("accuracy, %")
         for axes in list(grid.flat)[len(worlds) :]:
             axes.set_visible(False)
-        figure.supxlabel(f"{METRICS[gap]}, points (less is fairer)")
-        figure.supylabel("accuracy, %")
         deep = legend(figure, {one: one for one in methods}, 3.6 * across)
-        figure.set_size_inches(3.6 * across, 2.9 * down + 0.24 * deep + 0.5)
+        figure.set_size_inches(3.6 * across, 3.0 * down + 0.24 * deep + 0.2)
         figure.draw_without_rendering()
     return figure
 
@@ -246,10 +246,12 @@ def figures(name: str, frame: DataFrame, *, dark: bool) -> dict[str, Figure]:
             for data in frame["attack"].unique()
         }  # fmt: skip
     return {
-        "robustness": pareto(
-            name, frame, gap="equal_opportunity_difference", panels="attack", dark=dark
+        f"robustness-{world}": pareto(
+            name, frame[frame["world"] == world], gap="equal_opportunity_difference",
+            panels="attack", dark=dark,
         )
-    }
+        for world in ordered(name, "world", frame["world"].unique())
+    }  # fmt: skip
 
 
 def main() -> None:
