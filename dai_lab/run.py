@@ -52,8 +52,8 @@ def main() -> None:
             code = publish(words[1:])
         elif words[:1] == ["study"]:
             code = study(words[1:])
-        elif words and words[0] in PROVENANCE:
-            code = PROVENANCE[words[0]](words[1:])
+        elif words and words[0] in ABOUT_A_RUN:
+            code = ABOUT_A_RUN[words[0]](words[1:])
         else:
             run(words)
     except MISTAKES as error:
@@ -326,6 +326,18 @@ def export(words: list[str]) -> int:
     return 0
 
 
+def card(words: list[str]) -> int:
+    """Write the card of a finished run's model, and say where."""
+    parser = options("card", "Write the card of a finished run's model, from its folder alone.")
+    parser.add_argument("folder", help="results/<name>/<digest> of a finished run")
+    parser.add_argument("--out", help="the file to write; model_card.md in the folder unless given")
+    asked = parser.parse_args(words)
+    from dai_lab.experiment import card as write
+
+    print(f"card: {write(asked.folder, asked.out)}")
+    return 0
+
+
 def options(verb: str, about: str) -> ArgumentParser:
     """Return a parser whose complaints are one line, as all of ours are."""
     parser = ArgumentParser(prog=f"dai-lab {verb}", description=about, add_help=False)
@@ -333,8 +345,14 @@ def options(verb: str, about: str) -> ArgumentParser:
     return parser
 
 
-PROVENANCE = {"verify": verify, "prove": prove, "audit": audit, "export": export}
-"""What one can ask of a run with a log."""
+ABOUT_A_RUN = {
+    "verify": verify,
+    "prove": prove,
+    "audit": audit,
+    "export": export,
+    "card": card,
+}
+"""What one can ask of a run that has ended; all but the last need its log."""
 
 
 if __name__ == "__main__":

@@ -8,10 +8,15 @@ import tempfile
 import time
 from pathlib import Path
 
+# One thread in what tests start, too: each worker has a core, and threads that wait still spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+import sampled
 import torch
 from hypothesis import settings
 
+sampled.install()
 settings.register_profile("lab", deadline=None, derandomize=True, database=None)
 settings.load_profile("lab")
 torch.set_num_threads(1)
@@ -22,6 +27,10 @@ os.environ["DAI_LAB_KEYS"] = tempfile.mkdtemp(prefix="dai-lab-keys-")
 ROOT = Path(__file__).parents[1]
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 """Of the first account that anvil makes money for; everybody knows it."""
+
+
+def pytest_runtest_setup(item):
+    sampled.begin()
 
 
 def anvil_binary():
@@ -64,6 +73,7 @@ def lines_run():
             lines += event == "line"
             return follow
 
+        sampled.begin()  # checks are lines too: each count meets the same ones
         before = sys.gettrace()
         sys.settrace(follow)
         try:

@@ -101,6 +101,7 @@ def test_tab_completes_parts_and_knobs(tmp_path):
         ([*TINY, "data._target_=dai_lab.data.tensors"], "is no part for data", 1),
         (["report", "nowhere"], "nowhere", 1),
         (["report"], "dai-lab report <folder>", 2),
+        (["card", "nowhere"], "card: there is no folder nowhere", 1),
         (["study", "nowhere"], "there is no nowhere/grid.yaml", 1),
         (["study", "x", "cells=3"], "there is no cells: it takes results, part, seed, share", 2),
         (["study", "x", "seed=a"], "seed and share must be numbers", 1),

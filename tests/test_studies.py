@@ -71,6 +71,46 @@ def test_the_table_of_what_a_log_costs_follows_from_what_was_measured(monkeypatc
     assert provenance_cost.filled(text, frame) == text
 
 
+@pytest.mark.parametrize(
+    "study", sorted(one.parent.name.partition("_")[2] for one in ROOT.glob("*/fairness.csv"))
+)
+def test_the_tables_of_fairness_follow_from_what_was_measured(study, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT.parent)
+    from benchmarks import fairness
+
+    frame, text = fairness.measured(study), (fairness.place(study) / "README.md").read_text()
+    assert fairness.OPTION.search(text)
+    assert fairness.filled(study, text, frame) == text
+    assert not frame.duplicated([*fairness.AXES, "seed"]).any()
+    assert set(frame.groupby(list(fairness.AXES))["seed"].nunique()) == {5}
+
+
+def test_a_remedy_halves_the_gap_on_adult_for_less_than_two_points_of_accuracy(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT.parent)
+    from benchmarks import fairness
+    from dai_lab.metrics import estimate
+
+    frame = fairness.measured("methods")
+    here = frame[frame["world"] == "adult-0.5"]
+    plain, mended = (here[here["method"] == one] for one in ("fedavg", "thresholds"))
+    gaps = [estimate(list(one["equalized_odds_difference"])) for one in (plain, mended)]
+    assert gaps[1].value < gaps[0].value / 2 and gaps[1].high < gaps[0].low
+    assert plain["test_accuracy"].mean() - mended["test_accuracy"].mean() < 0.02
+
+
+def test_liars_move_a_gap_by_ten_points_and_accuracy_hardly_shows_it(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT.parent)
+    from benchmarks import fairness
+    from dai_lab.metrics import estimate
+
+    frame = fairness.measured("robustness")
+    here = frame[(frame["world"] == "mixed") & (frame["method"] == "mean")]
+    quiet, attacked = (here[here["attack"] == one] for one in ("none", "anchoring"))
+    gaps = [estimate(list(one["equal_opportunity_difference"])) for one in (quiet, attacked)]
+    assert gaps[1].low - gaps[0].high > 0.1
+    assert quiet["test_accuracy"].mean() - attacked["test_accuracy"].mean() < 0.02
+
+
 @pytest.mark.parametrize("study", PLANNED)
 def test_a_study_that_is_only_planned_shows_no_number(study):
     places = BLOCK.findall((ROOT / study / "README.md").read_text())

@@ -1,6 +1,7 @@
 """One run into its folder: killed at any instant, it goes on where it was."""
 
 from dai_lab.experiment.audit import audit
+from dai_lab.experiment.card import card
 from dai_lab.experiment.environment import environment
 from dai_lab.experiment.export import export
 from dai_lab.experiment.files import restore
@@ -13,6 +14,7 @@ __all__ = [
     "Result",
     "Verdict",
     "audit",
+    "card",
     "check",
     "environment",
     "export",

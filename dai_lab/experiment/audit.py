@@ -27,8 +27,8 @@ SAME = ("commit", "dirty", "cpu", "instruction_set", "threads", "gpu", "versions
 """What must be as it was for a replay to come out the same to the bit."""
 
 ROOMS = (
-    "aggregators", "attacks", "compression", "data", "engines", "learning", "metrics", "models",
-    "participation", "privacy", "secagg",
+    "aggregators", "attacks", "compression", "data", "engines", "fairness", "learning", "metrics",
+    "models", "participation", "privacy", "secagg",
 )  # fmt: skip
 """Whose functions a stranger's settings may name: none of them writes a file or asks a network,
 but for public data sets that are downloaded."""

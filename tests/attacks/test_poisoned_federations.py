@@ -1,6 +1,7 @@
 """What hostile clients plant in what they hold, the finished model answers; others see nothing."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -92,6 +93,11 @@ def test_without_hostile_clients_a_poison_is_measured_and_nothing_else():
         assert "attack_success" not in plain[-1].record
 
 
+@cache
+def never_killed(*settings):
+    return played(federation(*settings), rounds=5)
+
+
 @pytest.mark.parametrize("renew", [0, 2])
 @pytest.mark.parametrize(
     "poison",
@@ -106,7 +112,7 @@ def test_without_hostile_clients_a_poison_is_measured_and_nothing_else():
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_a_killed_run_goes_on_to_the_same_bits(poison, renew, done):
     settings = (*poison, f"federation.renew={renew}", "evaluation.every=1")
-    whole = played(federation(*settings), rounds=5)
+    whole = never_killed(*settings)
     rest = played(federation(*settings), rounds=5, state=whole[done - 1].state, done=done)
     assert [one.record for one in rest] == [one.record for one in whole[done:]]
     for one, other in zip(rest, whole[done:], strict=True):

@@ -1,7 +1,7 @@
 """Every method gives the rows that autograd, one client after another, gives."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -148,6 +148,13 @@ def rows(
     )
 
 
+@cache
+def plainly(name, train, *, own, **knobs):
+    """What every method is held against; each is asked with the same knobs."""
+    what = task(name)
+    return rows(what, train, "flat", start=start_of(what, own), **knobs)
+
+
 KNOBS = st.fixed_dictionaries(
     {
         "momentum": st.sampled_from([0.0, 0.9]),
@@ -171,7 +178,7 @@ def test_local_sgd_is_the_same_by_every_method(name, method, knobs, proximal, ep
     what = task(name)
     knobs = {**knobs, "proximal": proximal, "epochs": epochs, "rate": 0.05}
     start = start_of(what, own)
-    plain = rows(what, sgd, "flat", start=start, **knobs)
+    plain = plainly(name, sgd, own=own, **knobs)
     other = rows(what, sgd, method, start=start, group=group, **knobs)
     torch.testing.assert_close(other.rows, plain.rows, **CLOSE)
     torch.testing.assert_close(other.losses, plain.losses, **CLOSE)
@@ -185,7 +192,7 @@ def test_local_sgd_is_the_same_by_every_method(name, method, knobs, proximal, ep
 def test_distributed_sgd_is_the_same_by_every_method(name, method, knobs, own):
     what = task(name)
     start = start_of(what, own)
-    plain = rows(what, distributed_sgd, "flat", start=start, **knobs)
+    plain = plainly(name, distributed_sgd, own=own, **knobs)
     other = rows(what, distributed_sgd, method, start=start, **knobs)
     torch.testing.assert_close(other.rows, plain.rows, **CLOSE)
     torch.testing.assert_close(other.losses, plain.losses, **CLOSE)

@@ -41,7 +41,9 @@ def afl(
     """Count each client as the worst mixture for the model has it.
 
     A client tells its loss, in a place of its own: the server must know whose it is, whatever
-    hides the updates. Needs ``server=afl``.
+    hides the updates. Needs ``server=afl``. A small client tells numbers above 1, up to its loss
+    times the mean client's examples over its own: a secure sum that clips entries needs
+    ``secagg.clip`` as large.
 
     Args:
         task: The model and who holds which examples.

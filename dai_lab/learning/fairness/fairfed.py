@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dai_lab.core import Compute, Key, Rows, State, Task, Updates, Vector
 from dai_lab.learning.descent import Descent, rate_of
@@ -60,8 +58,9 @@ def fairfed(
     that is negative; needs ``server=shared_out``. The federation's gap and the mean mismatch are
     known one round late, for they travel with the updates: the paper has three more exchanges in a
     round for them. So a weight moves by what the client told last, against the mean of that round,
-    and all weights keep their sum.
-    With more than two groups, the mismatch is the largest over groups, each against the first.
+    and all weights keep their sum. With more than two groups, the mismatch is the largest over
+    pairs of groups. A small client tells numbers above 1, up to the mean client's examples over its
+    own: a secure sum that clips entries needs ``secagg.clip`` as large.
 
     Args:
         task: The model, who holds which examples, and which groups to compare.
@@ -75,7 +74,7 @@ def fairfed(
         among: The gap: of true positive rates (``opportunity``) or of selection rates
             (``parity``).
         debias: Whether clients reweigh their own examples, as the paper's FairFed/RW does.
-        scale: Factor on what is told beside the update.
+        scale: Factor on what is told beside the update, above 0.
         epochs: Passes over a client's examples, 1 or more.
         batch_size: Examples a step; 0 takes all of a client's examples.
         rate: Learning rate, above 0.
@@ -96,6 +95,8 @@ def fairfed(
         raise ValueError(f"local.beta must be 0 or more, got {beta}")
     if among not in ("opportunity", "parity"):
         raise ValueError(f"local.among must be opportunity or parity, got {among!r}")
+    if not scale > 0:
+        raise ValueError(f"local.scale must be above 0, got {scale}")
     rule = Descent(rate_of(rate, schedule, round), momentum, weight_decay, clip, proximal)
     plans = plans_of(task, cohort, key=key, epochs=epochs, batch_size=batch_size)
     weights = own_weights(task, cohort, sensitive) if debias else None
@@ -126,10 +127,8 @@ def fairfed(
 
 def mismatch(own: Survey, everyone: Survey, favorable: int, among: str) -> float:
     """Say how far a client's gap is from everyone's; its accuracy, where it has no gap."""
-    gaps: list[Float[Tensor, "groups"]] = []
-    for one in (own, everyone):
-        rates = one.favored(favorable, among)
-        gaps.append(rates[1:] - rates[0])
-    apart = (gaps[0].cpu() - gaps[1].cpu()).abs()
+    apart = own.favored(favorable, among).cpu() - everyone.favored(favorable, among).cpu()
     known = apart[~apart.isnan()]
-    return float(known.max()) if len(known) else abs(own.accuracy - everyone.accuracy)
+    if len(known) < 2:
+        return abs(own.accuracy - everyone.accuracy)
+    return float(known.max() - known.min())  # of two groups: how far one gap is from the other

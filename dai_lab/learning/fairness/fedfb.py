@@ -94,10 +94,11 @@ def fedfb_server(
     """Move the model, and weigh more the groups and classes it serves worse.
 
     The step of round t is ``alpha / sqrt(t)``. For ``parity`` weights move by the difference of
-    each X
-    the share of each group within a class moves by how far its mean loss is above the groups'
-    middle, all of these scaled to one length: with two groups that is the sign of the difference,
-    or, for ``odds``, the two classes' differences scaled to length 1, as published.
+    each group's surrogate selection rate from that of the first group there is. For
+    ``opportunity`` and ``odds`` the share of each group within a class moves by how far its mean
+    loss is above the groups' middle, all of these scaled to one length. With two groups that is
+    the sign of the difference or, for ``odds``, the two classes' differences scaled to length 1,
+    as published.
 
     Args:
         state: The model before the round; remembers ``server/survey``, ``server/weights`` and

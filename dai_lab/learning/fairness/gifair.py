@@ -43,7 +43,9 @@ def gifair(
     better than its own less how many fare worse, p its share of all examples and |A| the clients
     in its group. Above the paper's bound on the strength that would be below 0, and counts 0.
     Each client tells the server its loss in its group's place; needs ``server=surveyed``. The
-    losses of groups are known one round late.
+    losses of groups are known one round late. A small client tells numbers above 1, up to the mean
+    client's examples over its own: a secure sum that clips needs ``secagg.clip`` as large, or
+    ``scale`` as small.
 
     Args:
         task: The model, who holds which examples, and which groups of people there are.

@@ -33,7 +33,8 @@ def q_ffl(
     """Count each client's update by its loss to the power q, for accuracy that varies less.
 
     Needs ``server=shared_out``, which divides by the sum of the paper's ``h``; both are divided by
-    L here, the inverse of the learning rate, so that q = 0 is federated averaging.
+    L here, the inverse of the learning rate, so that q = 0 is federated averaging. Losses above 1
+    make numbers above 1: a secure sum that clips needs a larger ``secagg.clip``.
 
     Args:
         task: The model and who holds which examples.

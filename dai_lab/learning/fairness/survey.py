@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dai_lab.core import Sensitive, State, Task, Updates, Vector
+from dai_lab.core import Rows, Sensitive, State, Task, Updates, Vector
 from dai_lab.core import Server as Optimizer
 from dai_lab.learning.methods import predict
 from dai_lab.learning.servers import fedavg
@@ -82,7 +82,9 @@ def groups_in(name: str, task: Task) -> Sensitive:
     return task.sensitive
 
 
-def survey(task: Task, params: Vector, cohort: Sequence[int], sensitive: Sensitive) -> list[Survey]:
+def survey(
+    task: Task, params: Vector | Rows, cohort: Sequence[int], sensitive: Sensitive
+) -> list[Survey]:
     """Have each client of a cohort count how the common model does on what it trains on."""
     held, outputs = _answered(task, params, cohort)
     sizes = task.shards.sizes[list(cohort)].tolist()
@@ -146,9 +148,7 @@ def heard(state: State, columns: Float[Tensor, "_"]) -> Survey:
     return Survey(columns.double().view(int(state.memory[GROUPS]), -1, KINDS))
 
 
-def weighed(
-    found: Updates, factors: Float[Tensor, "_"], *others: Float[Tensor, "_ _"]
-) -> Updates:
+def weighed(found: Updates, factors: Float[Tensor, "_"], *others: Float[Tensor, "_ _"]) -> Updates:
     """Multiply each client's row by its factor, which goes along, as does what else is told."""
     column = factors.to(found.rows).unsqueeze(1)
     columns = [one.to(found.rows) for one in others]
@@ -200,7 +200,9 @@ def parted(
     return update[:width], update[width:]
 
 
-def client_losses(task: Task, params: Vector, cohort: Sequence[int]) -> Float[Tensor, "clients"]:
+def client_losses(
+    task: Task, params: Vector | Rows, cohort: Sequence[int]
+) -> Float[Tensor, "clients"]:
     """Return the mean loss of the common model on what each client trains on, 0 on nothing."""
     held, outputs = _answered(task, params, cohort)
     sizes = task.shards.sizes[list(cohort)]
@@ -210,7 +212,7 @@ def client_losses(task: Task, params: Vector, cohort: Sequence[int]) -> Float[Te
     return sums / sizes.clamp_min(1).to(sums)
 
 
-def _answered(task: Task, params: Vector, cohort: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _answered(task: Task, params: Vector | Rows, cohort: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return what a cohort trains on, client after client, and the common model's outputs."""
     if params.dim() == 2:
         raise ValueError(
