@@ -72,11 +72,19 @@ class Sensitive:
         """Number of groups, whether or not somebody is in each."""
         return prod(self.sizes)
 
-    def of(self, examples: Examples) -> Int[Tensor, "examples"]:
-        """Say which group each example is in, from 0; the first attribute changes slowest."""
-        groups = torch.zeros(len(examples), dtype=torch.long, device=examples.inputs.device)
+    def of(self, examples: Examples, which: Int[Tensor, "_"] | None = None) -> Int[Tensor, "_"]:
+        """Say which group each example is in, from 0; the first attribute changes slowest.
+
+        Args:
+            examples: With these attributes.
+            which: Places of the examples to ask about; all unless given.
+        """
+        groups: Tensor | None = None
         for word, size in zip(self.attributes, self.sizes, strict=True):
-            groups = groups * size + column(examples, word)
+            known = column(examples, word)
+            known = known.long() if which is None else known[which].long()
+            groups = known if groups is None else groups * size + known
+        assert groups is not None
         return groups
 
     def names(self, data: Dataset) -> tuple[str, ...]:

@@ -52,17 +52,23 @@ def cells(
         ValueError: A target or a group out of range.
     """
     groups, targets, predictions = groups.long(), targets.long(), predictions.long()
-    strange = (groups < 0) | (groups >= count) | (targets < 0) | (targets >= classes)
-    if strange.any():
-        raise ValueError(
-            f"fairness: groups must be in 0..{count - 1} and targets in 0..{classes - 1}, "
-            f"got {int(strange.sum())} examples elsewhere"
-        )
-    answered = (predictions >= 0) & (predictions < classes)
-    answers = predictions.where(answered, classes)
+    for name, values, most in (("groups", groups, count), ("targets", targets, classes)):
+        if not _within(values, most):
+            raise ValueError(
+                f"fairness: {name} must be in 0..{most - 1}, "
+                f"got {int(values.min())}..{int(values.max())}"
+            )
+    answers = predictions
+    if not _within(answers, classes):
+        answers = answers.where((answers >= 0) & (answers < classes), classes)
     place = (groups * classes + targets) * (classes + 1) + answers
     table = torch.bincount(place, minlength=count * classes * (classes + 1))
     return table.reshape(count, classes, classes + 1)
+
+
+def _within(values: Int[Tensor, "_"], most: int) -> bool:
+    """Tell whether all values are in ``0..most - 1``."""
+    return not len(values) or (int(values.min()) >= 0 and int(values.max()) < most)
 
 
 def group_fairness(

@@ -79,7 +79,7 @@ def decided(
         return answers(outputs)
     sensitive = us.task.sensitive
     assert sensitive is not None
-    groups = sensitive.of(examples)[which.to(examples.targets.device)]
+    groups = sensitive.of(examples, which.to(examples.targets.device))
     others = outputs.clone()
     others[:, sensitive.favorable] = -torch.inf
     given = decide(_favored(us, outputs).cpu(), groups.cpu()).to(outputs.device)
@@ -111,7 +111,7 @@ def evidence(us: Federation, state: State, key: Key) -> Evidence:
     return Evidence(
         scores=_favored(us, outputs).cpu(),
         favorable=(data.targets[held] == sensitive.favorable).cpu(),
-        groups=sensitive.of(data)[held].cpu(),
+        groups=sensitive.of(data, held).cpu(),
         count=sensitive.count,
         sizes=shards.sizes,
         reveal=reveal,
@@ -155,7 +155,7 @@ def _over_clients(
     if sensitive is not None:
         even = over_clients(accuracies)
         record |= {f"{whose}_accuracy_{name}": even[name] for name in ("jain", "gini", "cosine")}
-        groups = sensitive.of(data)[at]
+        groups = sensitive.of(data, at)
         record |= _groups(us, f"{whose}_", given, data.targets[at], groups)
     return record
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dai_lab.core import Compute, Examples, Key, Shards, State, Task
+from dai_lab.core import Compute, Examples, Key, Sensitive, Shards, State, Task
 from dai_lab.engines import local, workers
 from dai_lab.models import create
 
@@ -30,7 +30,8 @@ def task():
         targets = torch.randint(classes, (count,), generator=stream)
         dealt = torch.randperm(count, generator=stream).split(SIZES)
         model = create(factory, shape=shape, classes=classes, key=KEY / "model")
-        return Task(model, Examples(inputs, targets), Shards.of(list(dealt)))
+        shards = Shards.of(list(dealt))
+        return Task(model, Examples(inputs, targets), shards, Sensitive(("class",), (3,)))
 
     return make
 

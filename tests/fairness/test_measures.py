@@ -157,7 +157,7 @@ def test_a_knob_out_of_range_is_named(knobs, says):
 
 @pytest.mark.parametrize("person", [(GROUPS, 0, 0), (-1, 0, 0), (0, CLASSES, 0), (0, -1, 0)])
 def test_a_stranger_is_not_counted_as_somebody_else(person):
-    with pytest.raises(ValueError, match="1 examples elsewhere"):
+    with pytest.raises(ValueError, match=r"must be in 0\.\.\d+, got"):
         counted([(0, 0, 0), person])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dai_lab.config import build, conf_dir, load
-from dai_lab.core import Compute, Examples, Key, Shards, State, Task
+from dai_lab.core import Compute, Examples, Key, Sensitive, Shards, State, Task
 from dai_lab.experiment import simulate
 from dai_lab.federation.stages import learn
 from dai_lab.learning import (
@@ -49,7 +49,8 @@ def task(sizes=SIZES, make=SMALL, shape=(6,)):
     targets = torch.randint(3, (count,), generator=stream)
     dealt = torch.randperm(count, generator=stream).split(sizes)
     model = create(make, shape=shape, classes=3, key=KEY / "model")
-    return Task(model, Examples(inputs, targets), Shards.of(list(dealt)))
+    shards = Shards.of(list(dealt))
+    return Task(model, Examples(inputs, targets), shards, Sensitive(("class",), (3,)))
 
 
 @cache
@@ -190,6 +191,12 @@ WIDTHS = {
     "fedper": CUT,
     "fedrep": CUT,
     "ifca": 3 * (PARAMS + 1),
+    # Four counts for each of three groups and classes; a factor; a loss in a place of its own.
+    **{name: PARAMS + 36 for name in ("fedfb", "fedminmax", "reweighing")},
+    "fairfed": PARAMS + 1 + 36 + 2,
+    "q_ffl": PARAMS + 1,
+    "afl": PARAMS + 1 + 2 * len(SIZES),
+    "gifair": PARAMS + 2 * 3,
 }
 
 

@@ -80,7 +80,7 @@ def afl(
     factors = mixture[list(cohort)] * clients * inverse
     losses = client_losses(task, start, cohort).cpu() * inverse
     places = torch.zeros((2, len(cohort), clients), dtype=torch.float64)
-    at = torch.arange(len(cohort)), torch.tensor(list(cohort))
+    at = torch.arange(len(cohort)), torch.tensor(list(cohort), dtype=torch.long)
     places[0][at], places[1][at] = inverse, losses
     found = replace(found, memory={**found.memory, MIXTURE: mixture.to(found.rows)})
     return weighed(found, factors, *places)

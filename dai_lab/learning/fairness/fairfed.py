@@ -111,14 +111,14 @@ def fairfed(
     if before is not None:
         knows = 1.0
         mismatches = torch.tensor(
-            [mismatch(one, before, sensitive.favorable, among) for one in own]
+            [mismatch(Survey(one), before, sensitive.favorable, among) for one in own]
         ).double()
         lost, there = state.memory[SURVEY][-MEAN:].double().cpu()
         if there > FEW:  # in the first round nobody knew of a mismatch
             shifts = shifts - beta * torch.where(told < 0, 0.0, told - (lost / there).clamp(0, 2))
     share = (sizes / sizes.sum())[list(cohort)]
     factors = (share + shifts).clamp_min(0) * len(sizes) * inverse
-    counts = torch.stack([one.told.flatten() for one in own]).cpu()
+    counts = own.flatten(1).cpu()
     beside = knows * torch.stack([mismatches * inverse, inverse], dim=1)
     kept = torch.stack([shifts, mismatches], dim=1).to(found.rows)
     found = replace(found, learned={SHIFTS: kept})

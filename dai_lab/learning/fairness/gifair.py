@@ -85,7 +85,7 @@ def gifair(
     plans = plans_of(task, cohort, key=key, epochs=epochs, batch_size=batch_size)
     clients, sizes = len(task.shards), task.shards.sizes.double()
     if groups == "clients":
-        count, mine = clients, torch.tensor(list(cohort))
+        count, mine = clients, torch.tensor(list(cohort), dtype=torch.long)
     else:
         count, mine = groups_in("gifair", task).count, majorities(task, cohort)
     weights = None
@@ -125,5 +125,8 @@ def majorities(task: Task, cohort: Sequence[int]) -> Int[Tensor, "clients"]:
     """Say to which group most of each client's people belong; the first, of several."""
     sensitive = groups_in("gifair", task)
     people = sensitive.of(task.data).cpu()
-    counts = [people[task.shards[client]].bincount(minlength=sensitive.count) for client in cohort]
-    return torch.stack(counts).argmax(1)
+    most = [
+        int(people[task.shards[client]].bincount(minlength=sensitive.count).argmax())
+        for client in cohort
+    ]
+    return torch.tensor(most, dtype=torch.long)

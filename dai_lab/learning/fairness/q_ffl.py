@@ -66,10 +66,11 @@ def q_ffl(
     plans = plans_of(task, cohort, key=key, epochs=epochs, batch_size=batch_size)
     found = descend(task, start, cohort, plans, rule, key=key, compute=compute)
     losses = client_losses(task, start, cohort).clamp_min(1e-10)
-    power = losses**q
+    holds = (task.shards.sizes[list(cohort)] > 0).to(losses)  # who has nothing counts for nothing
+    power = losses**q * holds
     # The paper's h over L: F^q + q F^(q-1) |L (w - w_k)|^2 / L.
     squares = found.rows.double().square().sum(1).to(losses) / rule.rate
-    bound = power + q * losses ** (q - 1) * squares
+    bound = power + q * losses ** (q - 1) * squares * holds
     moved = weighed(found, bound)
     moved.rows[:, : task.model.params] = found.rows * power.to(found.rows).unsqueeze(1)
     return moved

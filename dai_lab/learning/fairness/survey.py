@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,10 @@ KINDS = 4
 
 FEW = 1e-6
 """Share of all examples below which a noisy count says nothing."""
+
+
+Counts: TypeAlias = Float[Tensor, "clients groups classes kinds"]
+"""What each client of a cohort counts, as shares of what it holds."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,16 @@ def groups_in(name: str, task: Task) -> Sensitive:
 
 def survey(
     task: Task, params: Vector | Rows, cohort: Sequence[int], sensitive: Sensitive
-) -> list[Survey]:
+) -> Counts:
     """Have each client of a cohort count how the common model does on what it trains on."""
     held, outputs = _answered(task, params, cohort)
     sizes = task.shards.sizes[list(cohort)].tolist()
     targets, classes = task.data.targets[held], outputs.shape[1]
     given = outputs.argmax(1)
     count = sensitive.count * classes
-    owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(held.device)
-    cell = owner * count + sensitive.of(task.data)[held] * classes + targets
+    held_by = torch.tensor(sizes, dtype=torch.long)
+    owner = torch.arange(len(sizes)).repeat_interleave(held_by).to(held.device)
+    cell = owner * count + sensitive.of(task.data, held) * classes + targets
     counted = [
         torch.ones_like(targets),
         task.model.loss(outputs, targets),
@@ -103,9 +109,8 @@ def survey(
         [cell.bincount(weights=each.double(), minlength=len(sizes) * count) for each in counted],
         dim=-1,
     )
-    told = told.view(len(sizes), -1) / torch.tensor(sizes).clamp_min(1).unsqueeze(1).to(told)
-    shape = (sensitive.count, classes, KINDS)
-    return [Survey(one.view(shape)) for one in told]
+    told = told.view(len(sizes), sensitive.count, classes, KINDS)
+    return told / held_by.clamp_min(1).to(told).view(-1, 1, 1, 1)
 
 
 def known(state: State, sensitive: Sensitive, *, besides: int = 0) -> Survey | None:
@@ -123,19 +128,19 @@ def known(state: State, sensitive: Sensitive, *, besides: int = 0) -> Survey | N
     return Survey(counts.view(sensitive.count, -1, KINDS))
 
 
-def told(found: Updates, surveys: Sequence[Survey], *, scale: float) -> Updates:
+def told(found: Updates, counts: Counts, *, scale: float) -> Updates:
     """Add to each client's row what it tells.
 
     Args:
         found: What clients learned.
-        surveys: One for each.
+        counts: What each counted.
         scale: Factor on what is told, above 0; where rows are clipped, less of it leaves more of
             a row to the model.
     """
     if not scale > 0:
         raise ValueError(f"local.scale must be above 0, got {scale}")
-    columns = torch.stack([one.told.flatten() for one in surveys]).to(found.rows) * scale
-    groups = torch.tensor(len(surveys[0].told))
+    columns = counts.flatten(1).to(found.rows) * scale
+    groups = torch.tensor(counts.shape[1])
     return replace(
         found,
         rows=torch.cat([found.rows, columns], dim=1),
@@ -219,5 +224,7 @@ def _answered(task: Task, params: Vector | Rows, cohort: Sequence[int]) -> tuple
             "frame=local_only has no common model for clients to tell of: choose local=sgd, "
             "local=local_reweighing or frame=federated"
         )
-    held = torch.cat([task.shards[client] for client in cohort]).to(task.data.inputs.device)
+    nothing = torch.zeros(0, dtype=torch.long)
+    held = torch.cat([nothing, *(task.shards[client] for client in cohort)])
+    held = held.to(task.data.inputs.device)
     return held, predict(task.model, params, task.data.inputs[held])
