@@ -90,12 +90,14 @@ def ordered(name: str, axis: str, known: Sequence[str]) -> list[str]:
     return [str(one) for one in listed if str(one) in set(known)]
 
 
-def spelled(values: Sequence[float]) -> str:
-    """Write an interquartile mean over seeds and its 95 % interval, in percent."""
+def spelled(values: Sequence[float], metric: str) -> str:
+    """Write an interquartile mean over seeds and its 95 % interval, shares in percent."""
     known = [one for one in values if one == one]
     if not known:
         return ""
     found = estimate(known)
+    if metric.endswith("epsilon"):
+        return f"{found.value:.2f}"
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
@@ -117,7 +119,7 @@ def table(name: str, frame: DataFrame, said: str) -> str:
         for axis, value in zip(by, where, strict=True):
             here = here[here[axis].astype(str) == value]
         if len(here):
-            cells = [spelled(list(here[one])) if one in here else "" for one in metrics]
+            cells = [spelled(list(here[one]), one) if one in here else "" for one in metrics]
             lines.append([*where, *cells])
     rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{rows}\n\nPercent over {'/'.join(map(str, seeds))} seeds."
@@ -241,7 +243,7 @@ def figures(name: str, frame: DataFrame, *, dark: bool) -> dict[str, Figure]:
             data: lines(
                 name, frame[frame["attack"] == data], along="method", curves="world",
                 metrics=("test_accuracy", "accuracy_difference", "worst_group_accuracy"),
-                xlabel="epsilon", dark=dark,
+                xlabel="what is done to gradients", dark=dark,
             )
             for data in frame["attack"].unique()
         }  # fmt: skip

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
