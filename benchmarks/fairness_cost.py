@@ -100,6 +100,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()
+    torch.set_num_threads(1)  # as a run does
     measuring(asked.rounds)
     training(max(asked.rounds // 2, 1))
 

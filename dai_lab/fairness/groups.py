@@ -68,7 +68,10 @@ def cells(
 
 def _within(values: Int[Tensor, "_"], most: int) -> bool:
     """Tell whether all values are in ``0..most - 1``."""
-    return not len(values) or (int(values.min()) >= 0 and int(values.max()) < most)
+    if not len(values):
+        return True
+    low, high = values.aminmax()
+    return int(low) >= 0 and int(high) < most
 
 
 def group_fairness(
@@ -138,13 +141,15 @@ def outcomes(counts: Counts, favorable: int, minimum: int) -> NDArray[np.float64
         raise ValueError(f"fairness.favorable must be a class in 0..{classes - 1}, got {favorable}")
     if minimum < 1:
         raise ValueError(f"fairness.minimum must be at least 1, got {minimum}")
-    table = counts.cpu().numpy()
-    hit = table[:, favorable, favorable]
-    missed = table[:, favorable].sum(axis=1) - hit
-    wrongly = table[:, :, favorable].sum(axis=1) - hit
-    right = np.trace(table, axis1=1, axis2=2) - hit
-    wrong = table.sum(axis=(1, 2)) - hit - missed - wrongly - right
-    return np.stack([hit, missed, wrongly, right, wrong], axis=1).astype(float)
+    found = []
+    for group in counts.tolist():  # few numbers: quicker so than as arrays
+        hit = group[favorable][favorable]
+        missed = sum(group[favorable]) - hit
+        wrongly = sum(answers[favorable] for answers in group) - hit
+        right = sum(answers[truth] for truth, answers in enumerate(group)) - hit
+        wrong = sum(map(sum, group)) - hit - missed - wrongly - right
+        found.append([hit, missed, wrongly, right, wrong])
+    return np.array(found, float).reshape(-1, 5)
 
 
 def rates(table: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -166,12 +171,15 @@ def gaps_of(
     found: dict[str, NDArray[np.float64]], measured: NDArray[np.bool_]
 ) -> dict[str, float | None]:
     """Compare the rates of the measured groups that have each; ``None`` where there is no gap."""
-    table = np.stack([*found.values()])
-    known = measured & ~np.isnan(table)
-    lows = np.where(known, table, np.inf).min(axis=1).tolist()
-    highs = np.where(known, table, -np.inf).max(axis=1).tolist()
-    enough = (known.sum(axis=1) > 1).tolist()
-    ends = {rate: pair for rate, *pair, two in zip(found, lows, highs, enough, strict=True) if two}
+    # Few numbers: plain ones are quicker than arrays, and this is asked every round.
+    ends: dict[str, tuple[float, float]] = {}
+    for rate, values in found.items():
+        known = [
+            one for one, there in zip(values.tolist(), measured.tolist(), strict=True)
+            if there and one == one
+        ]  # fmt: skip
+        if len(known) > 1:
+            ends[rate] = min(known), max(known)
     gaps: dict[str, float | None] = dict.fromkeys(GAPS)
     for name, compared in GAPS.items():
         pairs = [ends[rate] for rate in compared if rate in ends]

@@ -78,8 +78,8 @@ def test_the_page_says_what_ran_where_and_how_to_repeat_it(page):
         assert said in page
 
 
-def test_the_same_runs_give_the_same_bytes(study):
-    out = report(study).parent
+def test_the_same_runs_give_the_same_bytes(study, page):
+    out = study / "report"
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     report(study)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
