@@ -98,7 +98,8 @@ def spelled(values: Sequence[float], metric: str) -> str:
     found = estimate(known)
     if metric.endswith("epsilon"):
         return f"{found.value:.2f}"
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    fewer = "" if len(known) == len(values) else f" ({len(known)} of {len(values)} seeds)"
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]{fewer}"
 
 
 def table(name: str, frame: DataFrame, said: str) -> str:

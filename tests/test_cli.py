@@ -14,7 +14,6 @@ TINY = (
     "federation.clients=4",
     "federation.holdout=0",
     "rounds=2",
-    "compute.method=vmap",
 )
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dai_lab.config import build, load
-from dai_lab.core import Compute, Key
+from dai_lab.core import Compute, Key, State
 from dai_lab.experiment.simulate import BUILT
-from dai_lab.federation import found, play
+from dai_lab.federation import found, judging, play
 
 KEY = Key(3)
 TOLD = ("reweighing", "fairfed", "fedfb", "q_ffl", "afl", "fedminmax", "group_dro", "gifair")
@@ -115,7 +115,7 @@ def test_noise_may_make_counts_negative_and_nothing_else(name):
 MEDIAN, KRUM = ("aggregator=median",), ("aggregator=krum", "aggregator.f=1", "federation.clients=5")
 
 
-@pytest.mark.parametrize(("name", "rule"), zip(TOLD, [MEDIAN, KRUM] * 4, strict=True))
+@pytest.mark.parametrize(("name", "rule"), [*zip(TOLD, [MEDIAN, KRUM] * 4, strict=True)])
 def test_liars_lie_about_counts_too_and_robust_rules_look_at_them(name, rule):
     rows = []
     spy = {"spy": lambda trace: rows.append((trace.sent, trace.hostile, trace.cohort)) or {}}
@@ -157,6 +157,25 @@ def test_clients_that_reweigh_by_their_own_counts_need_no_server(frame):
 def test_thresholds_of_groups_go_with_whatever_clients_send(overrides):
     record = played(of("fairfed", "decision=thresholds", *overrides))[-1].record
     assert record["test_accuracy"] > 0.3 and set(MEASURES) <= record.keys()
+
+
+@pytest.mark.parametrize(
+    "secagg",
+    [
+        ("secagg=plain",),
+        ("secagg=ideal",),
+        ("secagg=grouped", "secagg.groups=2"),
+        ("secagg=pairwise",),
+        ("secagg=pairwise", "secagg.weighted=false"),
+        ("secagg=one_shot", "secagg.weighted=false"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_revealed_is_the_sum_of_what_clients_count(secagg):
+    us = federation("decision=thresholds", *secagg)
+    asked = judging.evidence(us, State(us.task.model.initial), KEY)
+    counts = torch.tensor([[900.0, 0, 7], [3, 0, 0], [0, 0, 0], [20, 50, 1]], dtype=torch.float64)
+    torch.testing.assert_close(asked.reveal(counts), counts.sum(0), atol=0.2, rtol=0)
 
 
 def test_thresholds_behind_lengths_and_angles_say_that_nothing_is_counted():

@@ -189,6 +189,9 @@ def check(cfg: Mapping[str, Any]) -> None:
             raise ValueError(f"{group} must be a part (a node with _target_), got {node!r}")
     if cfg["fairness"]["attribute"] is None and cfg["fairness"]["penalty"]:
         raise ValueError("fairness.penalty needs fairness.attribute, which is null")
+    frame = getattr(cfg["frame"], "value", cfg["frame"])
+    if frame == "local_only" and cfg["decision"]["_target_"] != "dai_lab.fairness.highest":
+        raise ValueError("decision must be highest where frame=local_only: nobody decides for all")
     us, evaluation, compute = cfg["federation"], cfg["evaluation"], cfg["compute"]
     rules: list[tuple[str, Any, str, bool]] = [
         ("rounds", cfg["rounds"], "at least 1", cfg["rounds"] >= 1),

@@ -58,6 +58,8 @@ class Sensitive:
         if strange := [word for word in words if word not in known]:
             has = f"one of {', '.join(known)}, or several joined by +"
             raise ValueError(f"fairness.attribute must be {has}, got {strange[0]!r}")
+        if not data.classes:
+            raise ValueError(f"fairness.attribute needs classes, and {data.card.name} has none")
         if not 0 <= favorable < data.classes:
             raise ValueError(
                 f"fairness.favorable must be a class in 0..{data.classes - 1}, got {favorable}"
@@ -90,9 +92,8 @@ class Sensitive:
         """Name every group in the data's own words."""
         names = [""]
         for word, size in zip(self.attributes, self.sizes, strict=True):
-            known = data.names.get("classes" if word == "class" else word) or [
-                f"{word} {value}" for value in range(size)
-            ]
+            named = list(data.names.get("classes" if word == "class" else word) or [])[:size]
+            known = [*named, *(f"{word} {value}" for value in range(len(named), size))]
             names = [f"{one}, {value}" if one else str(value) for one in names for value in known]
         return tuple(names)
 

@@ -67,7 +67,7 @@ def thresholds(
     if not there.any():
         chances = _chances(np.zeros(shape), equal)
     elif counts == "federated":
-        # They are whole numbers, whatever a secure sum rounded them to.
+        # They are whole numbers; a secure sum returns them to within its own rounding.
         total = evidence.reveal(held).double().round().cpu().numpy()
         chances = _chances(_mended(total.reshape(shape)), equal)
     else:

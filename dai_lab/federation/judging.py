@@ -96,17 +96,22 @@ def evidence(us: Federation, state: State, key: Key) -> Evidence:
     outputs = predict(us.task.model, state.params, data.inputs[held])
 
     def reveal(counts: Float[Tensor, "clients cells"]) -> Float[Tensor, "cells"]:
-        # As shares of what each holds: secure sums take numbers up to 1.
+        # As shares of what the largest client holds, which everybody may know: secure sums take
+        # numbers up to 1, and whether they weigh clients by examples must not matter here.
         there = [at for at, size in enumerate(counts.sum(1).tolist()) if size > 0]
-        weights = counts[there].sum(1)
-        shares = (counts[there] / weights.unsqueeze(1)).to(state.params)
+        largest = counts[there].sum(1).max()
         visible = us.secagg(
-            shares, weights.float(), clients=tuple(there), key=key / "decision" / "secagg"
+            (counts[there] / largest).to(state.params),
+            torch.ones(len(there)),
+            clients=tuple(there),
+            key=key / "decision" / "secagg",
         )
         if visible.sum is not None:
-            raise ValueError("decision: secagg=gram reveals no counts: use secagg=ideal or masked")
-        heavy = visible.weights.double().cpu().unsqueeze(1)
-        return (visible.rows.double().cpu() * heavy).sum(0)
+            raise ValueError(
+                "decision: secagg=gram reveals no counts: use secagg=ideal or pairwise"
+            )
+        members = torch.tensor([len(one) for one in visible.members]).double().unsqueeze(1)
+        return (visible.rows.double().cpu() * members).sum(0) * float(largest)
 
     return Evidence(
         scores=_favored(us, outputs).cpu(),

@@ -1,4 +1,4 @@
-"""The card of a finished run's model: all numbers on it are computed anew from the folder."""
+"""The card of a finished run: what its model does, measured anew; what it spent, as recorded."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,7 +142,11 @@ def _compared(place: Path, found: Findings) -> None:
         ("test_accuracy", found.test.accuracy, few),
     ):
         said = found.summary.get(name)
-        if cell is not None and said is not None and abs(cell[0] - said) > apart:
+        if cell is None:
+            continue
+        if not isinstance(said, int | float) or not math.isfinite(said):
+            raise ValueError(f"card: summary.json in {place} has no {name}")
+        if abs(cell[0] - said) > apart:
             raise ValueError(
                 f"card: the checkpoint in {place} has {name} {cell[0]:.4f}, and the run recorded "
                 f"{said:.4f}: it is another model, or code or data have changed since"

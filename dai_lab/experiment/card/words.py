@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ def titled(title: str) -> Iterator[str]:
 def plain(text: object) -> str:
     """Keep what others wrote, such as names in a file, from being read as markup."""
     shown = "".join(one if one.isprintable() else " " for one in str(text))
-    return shown.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    shown = shown.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]!|])", r"\\\1", shown)
 
 
 def name_of(node: Mapping[str, Any]) -> str:
