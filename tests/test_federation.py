@@ -282,8 +282,8 @@ def test_a_knob_out_of_range_is_named(override, named):
 MEMORY = """
 import sys, torch
 from functools import partial
-from dai_lab import (aggregators, attacks, compression, data, engines, learning, models,
-                     participation, privacy, secagg)
+from dai_lab import (aggregators, attacks, compression, data, engines, fairness, learning,
+                     models, participation, privacy, secagg)
 from dai_lab.core import Compute, Key
 from dai_lab.federation import found, play
 
@@ -299,8 +299,9 @@ us = found(
     personal=learning.common,
     privacy=privacy.none, attack=attacks.none, poison=attacks.unpoisoned,
     secagg=secagg.plain, aggregator=aggregators.mean,
-    server=learning.fedavg, engine=engines.local, watch={}, frame="federated", clients=clients,
-    hostile=0, holdout=0.1, clip=None, every=1, compute=Compute(), key=Key(0))
+    server=learning.fedavg, decision=fairness.highest, engine=engines.local, watch={},
+    frame="federated", clients=clients, hostile=0, holdout=0.1, clip=None, every=1,
+    compute=Compute(), key=Key(0))
 one, = play(us, Key(0), rounds=1)
 assert one.record["cohort"] == 50
 # Unlike getrusage's, this peak does not begin with the parent's.
