@@ -38,23 +38,28 @@ def over_clients(accuracies: Float[Tensor, "clients"]) -> dict[str, float]:
         difference of two clients over the mean.
     """
     numbers = accuracies.detach().cpu().double().numpy()
-    known = np.sort(numbers[~np.isnan(numbers)])
-    if len(known) == 0:
+    numbers = np.sort(numbers)  # NaN comes last
+    known = numbers[: len(numbers) - np.count_nonzero(np.isnan(numbers))]
+    count = len(known)
+    if count == 0:
         raise ValueError("data: no client holds an example to be judged by")
     if known[0] < 0:
         raise ValueError(f"fairness: accuracies must be 0 or more, got {known[0]}")
-    count, mean = len(known), known.mean()
+    # Sums and products rather than means and variances: this is asked every round.
+    total = known.sum()
+    apart = known - total / count
     # Equal shares are even however small, down to where nobody has any.
-    shares = known / known.sum() if mean > 0 else np.full(count, 1 / count)
+    shares = known / total if total > 0 else np.full(count, 1 / count)
     some = shares[shares > 0]
-    jain = 1 / (count * (shares**2).sum())
+    jain = 1 / (count * (shares @ shares))
+    few = max(1, count // 10)
     return {
-        "variance": float(known.var()),
-        "worst10": float(known[: max(1, count // 10)].mean()),
+        "variance": float(apart @ apart / count),
+        "worst10": float(known[:few].sum() / few),
         "jain": float(jain),
-        "cosine": float(np.sqrt(jain)),
-        "entropy": float(-(some * np.log(some)).sum()),
-        "gini": float((2 * np.arange(1, count + 1) - count - 1) @ shares / count),
+        "cosine": float(jain**0.5),
+        "entropy": float(-(some @ np.log(some))),
+        "gini": float(np.arange(1 - count, count, 2) @ shares / count),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import compress
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +26,20 @@ GAPS: dict[str, tuple[str, ...]] = {
     "error_rate_ratio": ("error_rate",),
 }
 """Which rates each measure compares; of two rates, the one that differs more counts."""
+
+RATES: dict[str, tuple[str, str]] = {
+    "selection_rate": ("10100", "11111"),
+    "true_positive_rate": ("10000", "11000"),
+    "false_positive_rate": ("00100", "00111"),
+    "precision": ("10000", "10100"),
+    "accuracy": ("10010", "11111"),
+    "error_rate": ("01101", "11111"),
+}
+"""Which of the five outcomes of a group each rate counts, and among which."""
+
+_COUNTED, _OF = (
+    np.array([[*pair[which]] for pair in RATES.values()], float).T.copy() for which in (0, 1)
+)
 
 
 def cells(
@@ -51,18 +67,22 @@ def cells(
     Raises:
         ValueError: A target or a group out of range.
     """
-    groups, targets, predictions = groups.long(), targets.long(), predictions.long()
+    groups, targets, answers = groups.long(), targets.long(), predictions.long()
     for name, values, most in (("groups", groups, count), ("targets", targets, classes)):
         if not _within(values, most):
             raise ValueError(
                 f"fairness: {name} must be in 0..{most - 1}, "
                 f"got {int(values.min())}..{int(values.max())}"
             )
-    answers = predictions
     if not _within(answers, classes):
         answers = answers.where((answers >= 0) & (answers < classes), classes)
-    place = (groups * classes + targets) * (classes + 1) + answers
-    table = torch.bincount(place, minlength=count * classes * (classes + 1))
+    # In place, and by NumPy on a CPU: many examples are counted after every round.
+    place = (groups * classes).add_(targets).mul_(classes + 1).add_(answers)
+    size = count * classes * (classes + 1)
+    if place.is_cpu:
+        table = torch.from_numpy(np.bincount(place.numpy(), minlength=size))
+    else:
+        table = torch.bincount(place, minlength=size)
     return table.reshape(count, classes, classes + 1)
 
 
@@ -116,17 +136,18 @@ def group_fairness(
         arXiv:1610.07524, section 2 (predictive parity); Kleinberg et al. 2016, arXiv:1609.05807.
     """
     table = outcomes(counts, favorable, minimum)
-    sizes = table.sum(axis=1)
-    measured = sizes >= minimum
+    measured = [sum(outcome) >= minimum for outcome in table.tolist()]
     found = rates(table)
-    accuracies = np.where(measured, found["accuracy"], np.inf)
-    worst = int(accuracies.argmin()) if measured.any() else None
+    # Few numbers, and asked every round: plain ones are quicker than arrays.
+    accuracies = zip(found["accuracy"].tolist(), measured, strict=True)
+    known = [(value, group) for group, (value, there) in enumerate(accuracies) if there]
+    least, worst = min(known) if known else (None, None)
     return {
         **gaps_of(found, measured),
-        "worst_group_accuracy": None if worst is None else float(accuracies[worst]),
+        "worst_group_accuracy": least,
         "worst_group": worst,
-        "groups_measured": int(measured.sum()),
-        "groups_too_small": int((~measured).sum()),
+        "groups_measured": len(known),
+        "groups_too_small": len(measured) - len(known),
     }
 
 
@@ -154,39 +175,26 @@ def outcomes(counts: Counts, favorable: int, minimum: int) -> NDArray[np.float64
 
 def rates(table: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Rates of every group from its five outcomes (the last axis); NaN where one has no base."""
-    hit, missed, wrongly, right, wrong = np.moveaxis(table, -1, 0)
-    others, size = wrongly + right + wrong, table.sum(axis=-1)
     with np.errstate(invalid="ignore"):
-        return {
-            "selection_rate": (hit + wrongly) / size,
-            "true_positive_rate": hit / (hit + missed),
-            "false_positive_rate": wrongly / others,
-            "precision": hit / (hit + wrongly),
-            "accuracy": (hit + right) / size,
-            "error_rate": (missed + wrongly + wrong) / size,
-        }
+        found = (table @ _COUNTED) / (table @ _OF)
+    return dict(zip(RATES, np.moveaxis(found, -1, 0), strict=True))
 
 
 def gaps_of(
-    found: dict[str, NDArray[np.float64]], measured: NDArray[np.bool_]
+    found: dict[str, NDArray[np.float64]], measured: Sequence[bool]
 ) -> dict[str, float | None]:
     """Compare the rates of the measured groups that have each; ``None`` where there is no gap."""
-    # Few numbers: plain ones are quicker than arrays, and this is asked every round.
     ends: dict[str, tuple[float, float]] = {}
     for rate, values in found.items():
-        known = [
-            one for one, there in zip(values.tolist(), measured.tolist(), strict=True)
-            if there and one == one
-        ]  # fmt: skip
+        known = [one for one in compress(values.tolist(), measured) if one == one]
         if len(known) > 1:
             ends[rate] = min(known), max(known)
     gaps: dict[str, float | None] = dict.fromkeys(GAPS)
     for name, compared in GAPS.items():
-        pairs = [ends[rate] for rate in compared if rate in ends]
-        if len(pairs) < len(compared):
+        if not all(rate in ends for rate in compared):
             continue
         if not name.endswith("ratio"):
-            gaps[name] = max(high - low for low, high in pairs)
-        elif all(high > 0 for _, high in pairs):
-            gaps[name] = min(low / high for low, high in pairs)
+            gaps[name] = max(ends[rate][1] - ends[rate][0] for rate in compared)
+        elif all(ends[rate][1] > 0 for rate in compared):
+            gaps[name] = min(ends[rate][0] / ends[rate][1] for rate in compared)
     return gaps

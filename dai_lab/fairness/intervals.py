@@ -152,7 +152,7 @@ def gaps(
     seen, center = rates(table), rates(table + PRIOR)
     drawn = rates(_resampled(table, resamples, level, key))
     found: dict[str, tuple[float, float, float] | None] = {}
-    for name, value in gaps_of(seen, measured).items():
+    for name, value in gaps_of(seen, measured.tolist()).items():
         if value is None:
             found[name] = None
             continue
