@@ -206,6 +206,8 @@ def test_records_have_the_measures_of_groups_where_one_asks_for_groups():
         (("fairness.minimum=0",), r"fairness\.minimum must be at least 1"),
         (("local=fairfed", "fairness.attribute=null"), r"fairness\.attribute, which is null"),
         (("decision=thresholds", "fairness.attribute=null"), r"fairness\.attribute, which is null"),
+        (("decision=thresholds", "privacy=central"), r"decision\.counts=federated tells"),
+        (("decision=thresholds", "local=dp_sgd"), r"decision\.counts=federated tells"),
     ],
 )
 def test_settings_that_make_no_sense_name_the_knob(overrides, said):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dai_lab.aggregators import mean
 from dai_lab.core import Aggregate, Event, Key, Protected, State, Updates, Visible
+from dai_lab.fairness import thresholds
 from dai_lab.federation.founding import Federation
 from dai_lab.participation import everyone, poisson
 from dai_lab.privacy import FINE, charged, epsilon, repeated, same, spent
@@ -160,7 +161,11 @@ def bills(
     us: Federation, protected: Protected, clients: Sequence[int], visible: Visible | None,
     updates: Updates | None = None, cohort: Sequence[int] = (),
 ) -> Bills:  # fmt: skip
-    """List what a round gave away about whom."""
+    """List what a round gave away about whom.
+
+    Raises:
+        ValueError: Thresholds are chosen from counts that no noise covers.
+    """
     found: Bills = [(event, clients) for event in protected.local]
     rate = None if protected.each else sampling(us)
     told = us.accounting.claimed or rate
@@ -179,6 +184,13 @@ def bills(
     if updates is not None:
         for client, events in zip(cohort, updates.events, strict=False):
             found += [(event, [client]) for event in events]
+    decision = us.decision
+    counted = getattr(decision, "keywords", {}).get("counts", "federated") == "federated"
+    if found and counted and getattr(decision, "func", decision) is thresholds:
+        raise ValueError(
+            "decision.counts=federated tells the server counts that privacy puts no noise on: "
+            "choose decision=local_thresholds, decision=highest or privacy=none"
+        )
     return found
 
 
