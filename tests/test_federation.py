@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
-from dai_lab.config import build, load
+from dai_lab.config import build, conf_dir, load
 from dai_lab.core import Compute, Examples, Key, Shards
 from dai_lab.experiment.simulate import BUILT
 from dai_lab.federation import choice, found, play
@@ -320,3 +322,28 @@ def test_memory_grows_with_the_cohort_and_not_with_the_clients():
     few, many = peak(100), peak(100_000)
     assert many < 2048 + 400_000 * 20 * 4 / 2**20
     assert many - few < 100
+
+
+@cache
+def wide():
+    """A federation whose rows hold more than changes: control variates travel in them."""
+    few = ("federation.clients=10", "federation.hostile=2", "federation.root=20")
+    return federation("local=scaffold", "server=scaffold", "federation.knows=defense", *few)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        f"{group}={one.stem}"
+        for group in ("aggregator", "attack")
+        for one in sorted(Path(conf_dir(), group).glob("*.yaml"))
+        if one.stem != "eab_fl"  # only for people
+    ],
+)
+def test_rows_that_hold_more_than_changes_are_taken_or_refused_in_one_line(part):
+    group, _ = part.split("=")
+    ours = replace(wide(), **{group: build(load(part)[group])})
+    try:
+        played(ours, rounds=1)
+    except ValueError as refused:
+        assert str(refused).startswith(f"{part} ")

@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators.coordinates import mean
+from dai_lab.aggregators.seen import begun
 from dai_lab.core import ALONE, Aggregate, Aggregator, Context, Key, Model, Vector, Visible
 
 CLEAN = "aggregator/crfl_model"
@@ -59,9 +60,8 @@ def crfl(
             raise ValueError(f"aggregator.{name} must be at least 0, got {amount}")
     if not 0 < radius < math.inf:
         raise ValueError(f"aggregator.radius must be above 0, got {radius}")
-    if context.state is None:
-        raise ValueError("aggregator=crfl needs the model that the rows would change")
-    params, memory = context.state.params, context.state.memory
+    state = begun("crfl", visible, context)
+    params, memory = state.params, state.memory
     number = int(memory.get("aggregator/crfl_rounds", torch.zeros(()))) + 1
     found = then(visible, context)
     whole = params.double() + found.update.double()

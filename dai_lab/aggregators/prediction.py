@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dai_lab.aggregators import kernels
 from dai_lab.aggregators.history import nothing, single, sound
-from dai_lab.aggregators.seen import judged
+from dai_lab.aggregators.seen import begun, judged
 from dai_lab.core import ALONE, Aggregate, Context, Key, Rows, State, Vector, Visible
 
 BLOCK = 2**14
@@ -51,9 +51,7 @@ def fldetector(
         raise ValueError(
             f"aggregator.window and aggregator.draws must be at least 1, got {window} and {draws}"
         )
-    if context.state is None:
-        raise ValueError("aggregator=fldetector needs the model that the rows would change")
-    clients, state = single("fldetector", visible), context.state
+    clients, state = single("fldetector", visible), begun("fldetector", visible, context)
     rows, finite = sound("fldetector", visible)
     whose = [clients[one] for one in finite.tolist()]
     past = _Past(state)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from dai_lab.aggregators import kernels
-from dai_lab.core import Aggregate, Gram, Record, Rows, TooFew, Vector, Visible
+from dai_lab.core import Aggregate, Context, Gram, Record, Rows, State, TooFew, Vector, Visible
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,24 @@ def need(rule: str, visible: Visible, count: int, *, f: int | None = None, least
             f"({count} finite): {lower}raise secagg.groups or the cohort"
         )
     return left
+
+
+def begun(rule: str, visible: Visible, context: Context) -> State:
+    """Return the model that the rows would change, or refuse rows that hold more than changes.
+
+    Raises:
+        ValueError: No model, or rows of another width.
+    """
+    state, width = context.state, visible.base.shape[1]
+    if state is None:
+        raise ValueError(f"aggregator={rule} needs the model that the rows would change")
+    if len(state.params) != width:
+        raise ValueError(
+            f"aggregator={rule} takes rows for changes of {len(state.params)} parameters and they "
+            f"hold {width} numbers: choose local=sgd or another that sends nothing beside, or "
+            "another aggregator"
+        )
+    return state
 
 
 def judged(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dai_lab.aggregators import kernels
 from dai_lab.aggregators.coordinates import mean
-from dai_lab.aggregators.seen import judged, need
+from dai_lab.aggregators.seen import begun, judged, need
 from dai_lab.aggregators.trust import project
 from dai_lab.core import ALONE, Aggregate, Aggregator, Context, Vector, Visible
 
@@ -49,7 +49,7 @@ def zeno(
     """
     if not rho >= 0:
         raise ValueError(f"aggregator.rho must be at least 0, got {rho}")
-    params, judge = _court("zeno", context)
+    params, judge = _court("zeno", visible, context)
     _, lengths = project(visible, params)
     finite = lengths.isfinite().nonzero().flatten()
     left = need("zeno", visible, len(finite), f=f, least=f + 1)
@@ -151,15 +151,13 @@ def fang_union(
 Judge = Callable[[Iterable[Vector]], tuple[Float64[Tensor, "_"], Float64[Tensor, "_"]]]
 
 
-def _court(rule: str, context: Context) -> tuple[Vector, Judge]:
+def _court(rule: str, visible: Visible, context: Context) -> tuple[Vector, Judge]:
     """Return the model, and what says how it does after each of some updates."""
     if context.judge is None:
         raise ValueError(
             f"aggregator={rule} needs examples of the server's own: set federation.root"
         )
-    if context.state is None:
-        raise ValueError(f"aggregator={rule} needs the model that the rows would change")
-    params, ask = context.state.params, context.judge
+    params, ask = begun(rule, visible, context).params, context.judge
 
     def judge(updates: Iterable[Vector]) -> tuple[Tensor, Tensor]:
         losses, errors, waiting = [], [], iter(updates)
@@ -186,7 +184,7 @@ def _rejecting(
     by: tuple[int, ...],
 ) -> Aggregate:
     """Drop the rows of the largest impact on losses (0), error rates (1), or either."""
-    _, judge = _court(rule, context)
+    _, judge = _court(rule, visible, context)
     base_good = kernels.finite(visible.base)
     mix = visible.mix
     good = base_good if mix is None else (mix[:, ~base_good] == 0).all(1)

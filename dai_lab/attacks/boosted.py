@@ -136,7 +136,7 @@ def alternating(
     above_zero("boost", factor)
     if not leash >= 0:
         raise ValueError(f"attack.leash must be 0 or more, got {leash}")
-    train, here = _trainer(sight, "alternating"), _begin(own, sight, stages)
+    train, here = _trainer(sight, "alternating"), _begin(own, sight, "alternating", stages)
     first = here
     for stage in range(stages):
         here = here + factor * train(here, stage=2 * stage + 1, epochs=1)
@@ -150,16 +150,22 @@ def _trainer(sight: Sight, name: str) -> Retrain:
     return sight.train
 
 
-def _begin(own: Rows, sight: Sight, stages: int) -> Rows:
+def _begin(own: Rows, sight: Sight, name: str, stages: int) -> Rows:
     if stages < 1:
         raise ValueError(f"attack.stages must be 1 or more, got {stages}")
     assert sight.state is not None
-    return sight.state.params.expand(len(own), -1)
+    params, width = sight.state.params, own.shape[1]
+    if width != len(params):
+        raise ValueError(
+            f"attack={name} takes rows for changes of {len(params)} parameters and they hold "
+            f"{width} numbers: choose local=sgd or another that sends nothing beside"
+        )
+    return params.expand(len(own), -1)
 
 
 def _staged(own: Rows, sight: Sight, name: str, stages: int, back: Callable[[Rows], Rows]) -> Rows:
     """Train pass by pass; after each, ``back`` says what remains of the whole way gone."""
-    train, begin = _trainer(sight, name), _begin(own, sight, stages)
+    train, begin = _trainer(sight, name), _begin(own, sight, name, stages)
     moved = torch.zeros_like(own)
     for stage in range(1, stages + 1):
         here = begin + moved
