@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -206,6 +207,11 @@ def _mean(
         vectors = encoded(sent, encoding, clients=clients, key=key)
         vectors = {one: vectors.get(one, terms.zeros()) for one in clients}
     else:
+        if not rehearsal and max(rows.max(initial=0), -rows.min(initial=0)) > clip:
+            warnings.warn(
+                f"secagg.clip={clip:g} cuts off larger numbers, which some rows hold: raise it",
+                stacklevel=2,
+            )
         vectors = {
             client: _encoded(row, count, terms, clip=clip, bits=bits, key=key / "rounding" / client)
             for client, row, count in zip(clients, rows, counts, strict=True)

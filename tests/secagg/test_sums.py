@@ -1,5 +1,6 @@
 """A secure sum as a part: the quantized mean, with what was agreed on and nothing else seen."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -116,3 +117,16 @@ def test_examples_that_are_no_whole_numbers_are_refused():
         secagg.masked(sent, weights + 0.5, clients=clients, key=Key(0))
     with pytest.raises(TooFew, match=r"nobody who stayed has examples"):
         secagg.masked(sent, weights * 0, clients=clients, key=Key(0))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_numbers_that_a_sum_cuts_off_are_told_of(sign):
+    sent, weights, clients = deal(3, 4)
+    sent[2, 1] = sign * 7
+    with pytest.warns(UserWarning, match=r"secagg\.clip=2 cuts off larger numbers"):
+        found = secagg.masked(sent, weights, clients=clients, key=Key(3), clip=2.0, bits=20)
+    shares = weights / weights.sum()
+    torch.testing.assert_close(found.rows[0], shares @ sent.clamp(-2, 2), rtol=0, atol=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        secagg.masked(sent, weights, clients=clients, key=Key(3), clip=7.0)
