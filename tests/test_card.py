@@ -253,8 +253,8 @@ def test_a_run_that_was_told_of_no_groups_says_how_to_get_them(tmp_path):
 
 
 def test_what_is_promised_about_people_is_on_the_card(tmp_path):
-    words = ("privacy=central", "privacy.noise=2", "accounting.delta=1e-4", "decision=thresholds")
-    ran = ended(tmp_path, *PEOPLE, *words)
+    words = ("privacy=central", "privacy.noise=2", "accounting.delta=1e-4")
+    ran = ended(tmp_path, *PEOPLE, *words, "decision=local_thresholds")
     text = card(ran.folder).read_text()
     most, delta, audited = rows(text, "## Privacy")["a client"]
     assert float(most) == pytest.approx(ran.summary["privacy/client_epsilon"], **NEAR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from dai_lab.experiment.card.evaluation import evaluation, metrics
 from dai_lab.experiment.card.findings import Findings
@@ -26,7 +26,7 @@ def page(found: Findings) -> str:
         _privacy(found), _provenance(found), _caveats(found),
     )  # fmt: skip
     summary = found.summary
-    head = [f"---\n{OmegaConf.to_yaml(OmegaConf.create(front(found)))}---", ""]
+    head = [f"---\n{yaml.safe_dump(front(found), sort_keys=False, allow_unicode=True)}---", ""]
     head += [f"# Model card: {plain(summary['name'])} {summary['digest']}", ""]
     lines = [*head, *(line for part in parts for line in (*part, ""))]
     return "\n".join(lines).rstrip() + "\n"
