@@ -231,14 +231,16 @@ def figures(name: str, frame: DataFrame, *, dark: bool) -> dict[str, Figure]:
             for data in dict.fromkeys(one.partition("-")[0] for one in frame["world"])
         }  # fmt: skip
     gaps = ("test_accuracy", "equalized_odds_difference", "demographic_parity_difference")
+    people = ("test_accuracy", "worst_group_accuracy", "accuracy_difference")  # no answer is better
     if name == "diversity":
         known = [one for one in frame["attack"].unique() if one != "planted"]
         return {
             f"diversity-{data}": lines(
-                name, frame[frame["attack"] == data], metrics=gaps, xlabel="sources", dark=dark
+                name, frame[frame["attack"] == data], xlabel="sources", dark=dark,
+                metrics=people if data == "har-people" else gaps,
             )
             for data in known
-        }
+        }  # fmt: skip
     if name == "privacy":
         return {
             data: lines(
