@@ -1,6 +1,5 @@
 """One Hypothesis profile (no wall-clock deadlines, same examples every run), one thread."""
 
-import copy
 import os
 import shutil
 import subprocess
@@ -12,32 +11,12 @@ from pathlib import Path
 # One thread in what tests start, too: each worker has a core, and threads that wait still spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import hydra
 import pytest
 import sampled
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
-
-def composing_once(compose):
-    """Compose what is asked for again from memory: that takes a fiftieth of the time."""
-    known = {}
-
-    def composed(config_name, overrides):
-        loader = GlobalHydra.instance().config_loader()
-        asked = (str(loader.get_search_path()), config_name, *overrides)
-        if any("searchpath" in one for one in overrides):  # a test's own folder, which may change
-            return compose(config_name, overrides=overrides)
-        if asked not in known:
-            known[asked] = compose(config_name, overrides=overrides)
-        return copy.deepcopy(known[asked])
-
-    return composed
-
-
 sampled.install()
-hydra.compose = composing_once(hydra.compose)
 settings.register_profile("lab", deadline=None, derandomize=True, database=None)
 settings.load_profile("lab")
 torch.set_num_threads(1)

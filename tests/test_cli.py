@@ -119,6 +119,19 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(words, complaint, code,
     assert not list(tmp_path.glob("results/*/*"))
 
 
+def test_a_run_imports_neither_a_compiler_it_does_not_use_nor_a_library_for_its_digits(tmp_path):
+    probe = (
+        f"import sys; sys.argv=['dai-lab', *{TINY!r}]\n"
+        "from dai_lab.run import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([one for one in ('torch._dynamo', 'sympy', 'sklearn') if one in sys.modules])"
+    )
+    words = [sys.executable, "-c", probe]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.endswith("\n[]\n"), done.stdout[-300:] + done.stderr
+
+
 def test_who_asks_for_a_traceback_gets_one(tmp_path):
     done = lab("attack=alei", folder=tmp_path, HYDRA_FULL_ERROR="1")
     assert "Traceback" in done.stderr

@@ -1,5 +1,6 @@
 """The same science has the same name, parts are built safely, and errors name the knob."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -379,6 +380,50 @@ def test_a_folder_of_ones_own_adds_choices_and_a_wrong_one_is_named(tmp_path):
     assert load("attack=mine", conf_dir=tmp_path).attack.z == 9
     with pytest.raises(ValueError, match="there is no folder"):
         load(conf_dir=tmp_path / "nowhere")
+
+
+OVERRIDES = [
+    ["data=adult", "aggregator=bucketing", "aggregator.then.f=2", "seed=3"],
+    ["+experiment=quickstart", "rounds=2", "name='a b'"],
+    ["+algorithm=scaffold", "schedule@local.schedule=cosine", "local.rate=0.5", "local.rate=1e-3"],
+    ["watch={}", "federation.clients=7", "+local.more={a: [1, 2], b: null}", "local={rate: 2}"],
+    ["data=biased", "data@data.of=adult", "data.flip=0.1", "partition.by=${fairness.attribute}"],
+    ["~track", "seed=1"],
+    ["~server.rate", "aggregator=krum"],
+]
+
+
+@pytest.mark.parametrize("overrides", OVERRIDES)
+def test_what_is_composed_again_is_what_hydra_composes(overrides):
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        try:
+            expected = compose("config", overrides)
+        except Exception:
+            expected = None
+    for _ in range(2):
+        try:
+            found = load(*overrides)
+        except ValueError:
+            assert expected is None
+            continue
+        assert OmegaConf.to_yaml(found, resolve=False) == OmegaConf.to_yaml(expected)
+        found.rounds = 999  # whoever changes what was loaded changes it for nobody else
+        found.aggregator.more = 1
+
+
+def test_an_edited_file_of_settings_is_read_anew(tmp_path, monkeypatch):
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    monkeypatch.setattr(
+        sys.modules["dai_lab.config.load"], "conf_dir", lambda: str(tmp_path / "conf")
+    )
+    file = tmp_path / "conf" / "aggregator" / "krum.yaml"
+    assert load("aggregator=krum", "seed=1").aggregator.f == 1
+    file.write_text(file.read_text().replace("f: 1", "f: 22"))
+    assert load("aggregator=krum", "seed=1").aggregator.f == 22
+    (mine / "aggregator" / "mine.yaml").write_text(file.read_text())
+    assert load("aggregator=mine", "seed=1").aggregator.f == 22
 
 
 def test_loading_works_from_any_folder(tmp_path, monkeypatch):

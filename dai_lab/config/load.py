@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from dai_lab.config.parts import did_you_mean
 
 HERE = Path(__file__).parents[1]
+
+MOST = 500
+"""Compositions held at once."""
 
 
 def conf_dir() -> str:
@@ -69,13 +78,63 @@ def _compose(overrides: Sequence[str], folder: str | Path | None) -> DictConfig:
         if not Path(folder).is_dir():
             raise ValueError(f"conf_dir: there is no folder {folder}")
         search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"]
-    with initialize_config_dir(globals()["conf_dir"](), version_base="1.3"):
-        cfg = compose("config", overrides=[*search, *overrides])
+    place = globals()["conf_dir"]()
+    with initialize_config_dir(place, version_base="1.3"):
+        knobs = _knobs([*search, *overrides])
+        if knobs is None:
+            cfg = compose("config", [*search, *overrides])
+        else:
+            said = {one.input_line for one in knobs}
+            cfg = _Known.composed(place, [one for one in overrides if one not in said])
+            ConfigLoaderImpl._apply_overrides_to_config(knobs, cfg)
     for node in cfg.values():
         if isinstance(node, DictConfig) and "_target_" in node:
             # In a notebook a part may be given any knob; ``build`` refuses what it does not take.
             OmegaConf.set_struct(node, False)
     return cfg
+
+
+def _knobs(overrides: Sequence[str]) -> list[Override] | None:
+    """Return the overrides that give values and choose no part; ``None`` if Hydra is to see all."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return None
+    if any(one.is_sweep_override() or one.is_hydra_override() for one in parsed):
+        return None
+    loader: Any = GlobalHydra.instance().config_loader()
+    known = loader.repository.group_exists
+    return [one for one in parsed if isinstance(one.value(), dict) or not known(one.key_or_group)]
+
+
+class _Known:
+    """Compositions of choices: Hydra takes as long for one as many a run does, and grids ask often.
+
+    What was read is forgotten when any file under ``conf`` changes, or what programs add.
+    """
+
+    read: tuple[Any, ...] = ()
+    found: ClassVar[dict[tuple[str, ...], DictConfig]] = {}
+
+    @classmethod
+    def composed(cls, place: str, choices: Sequence[str]) -> DictConfig:
+        files = sorted(Path(place).rglob("*.yaml"))
+        stats = [(str(one), (at := one.stat()).st_mtime_ns, at.st_size) for one in files]
+        read = (*stats, *_stored(ConfigStore.instance().repo))
+        if read != cls.read or len(cls.found) > MOST:
+            cls.read = read
+            cls.found.clear()
+        if tuple(choices) not in cls.found:
+            cls.found[tuple(choices)] = compose("config", list(choices))
+        return deepcopy(cls.found[tuple(choices)])
+
+
+def _stored(folder: Mapping[str, Any]) -> Iterator[Any]:
+    for one in folder.values():
+        if isinstance(one, Mapping):
+            yield from _stored(one)
+        else:
+            yield one
 
 
 def _unknown_choice(path: str, text: str) -> str:

@@ -125,10 +125,10 @@ def flops(model: Model, shape: tuple[int, ...]) -> float:
         model: The network.
         shape: Shape of one input.
     """
-    from torch.utils.flop_counter import FlopCounterMode
+    from dai_lab.models.operations import Operations
 
     point = model.initial.detach().clone().requires_grad_()
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), Operations() as counted:
         outputs = model(point, model.initial.new_zeros((1, *shape)))
         outputs.sum().backward()
-    return float(counter.get_total_flops())
+    return float(counted.total)

@@ -69,6 +69,18 @@ def test_mnist_is_standardized_as_the_literature_does():
     assert float(data.train.inputs.std()) == pytest.approx(1, abs=0.02)
 
 
+def test_the_small_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    data = digits()
+    ours = [np.concatenate([one.inputs.flatten(1), one.targets[:, None]], axis=1)
+            for one in (data.train, data.test)]  # fmt: skip
+    theirs = np.concatenate([pixels / 16, labels[:, None]], axis=1)
+    rows = [np.unique(one, axis=0) for one in (np.concatenate(ours), theirs)]
+    np.testing.assert_array_equal(*rows)
+
+
 def test_logistic_regression_learns_the_small_digits_as_it_should():
     assert logistic_accuracy(digits()) > 0.95
 

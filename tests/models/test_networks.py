@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dai_lab import models
+from dai_lab.core import Key
 
 NETWORKS = (
     models.logistic,
@@ -49,6 +50,17 @@ def test_every_network_gives_one_score_per_class_or_one_number(network, classes,
 )
 def test_networks_have_as_many_weights_as_published(network, shape, weights):
     assert sum(each.numel() for each in network(shape, 10).parameters()) == weights
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_operations_are_those_that_torch_counts(network):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape = (3, 32, 32)
+    model = models.create(network, shape=shape, classes=10, key=Key(0))
+    with FlopCounterMode(display=False) as counted:
+        model(model.initial.clone().requires_grad_(), torch.zeros(1, *shape)).sum().backward()
+    assert models.flops(model, shape) == counted.get_total_flops() > 0
 
 
 @given(
