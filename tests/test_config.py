@@ -414,11 +414,10 @@ def test_what_is_composed_again_is_what_hydra_composes(overrides):
 
 
 def test_an_edited_file_of_settings_is_read_anew(tmp_path, monkeypatch):
-    shutil.copytree(conf_dir(), tmp_path / "conf")
-    monkeypatch.setattr(
-        sys.modules["dai_lab.config.load"], "conf_dir", lambda: str(tmp_path / "conf")
-    )
-    file = tmp_path / "conf" / "aggregator" / "krum.yaml"
+    mine = tmp_path / "conf"
+    shutil.copytree(conf_dir(), mine)
+    monkeypatch.setattr(sys.modules["dai_lab.config.load"], "conf_dir", lambda: str(mine))
+    file = mine / "aggregator" / "krum.yaml"
     assert load("aggregator=krum", "seed=1").aggregator.f == 1
     file.write_text(file.read_text().replace("f: 1", "f: 22"))
     assert load("aggregator=krum", "seed=1").aggregator.f == 22
