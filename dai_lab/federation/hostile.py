@@ -217,7 +217,7 @@ def told(
     if attacks and not (count or lies.quiet or "federation/lied" in state.memory):
         raise ValueError(
             "attack changed none of the rows that hostile clients send: raise its strength, "
-            "or choose attack=none"
+            "choose a poison where it boosts what one does, or attack=none"
         )
     memory = {**lies.memory, **({"federation/lied": torch.tensor(True)} if count else {})}
     sent = rows.clone()
