@@ -252,6 +252,20 @@ def test_a_run_that_was_told_of_no_groups_says_how_to_get_them(tmp_path):
     assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == "image-classification"
 
 
+def test_a_model_that_answers_with_numbers_has_a_card(tmp_path):
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(60, 3)).astype("float32")
+    np.savez(tmp_path / "own.npz", inputs=inputs, targets=inputs[:, 0])
+    words = ("data=file", f"data.path={tmp_path / 'own.npz'}", "federation.holdout=0.2")
+    ran = ended(tmp_path, *words)
+    text = card(ran.folder).read_text()
+    assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == "tabular-regression"
+    said = number(*rows(text, "## Evaluation")["loss"])[0]
+    assert said == pytest.approx(ran.summary["test_loss"], **NEAR)
+    assert "gaps are between answers that are classes" in text
+    assert "fairness.attribute" not in text
+
+
 def test_what_is_promised_about_people_is_on_the_card(tmp_path):
     words = ("privacy=central", "privacy.noise=2", "accounting.delta=1e-4")
     ran = ended(tmp_path, *PEOPLE, *words, "decision=local_thresholds")

@@ -76,6 +76,8 @@ def evaluation(found: Findings) -> Iterator[str]:
         yield (
             "Not measured: the run was not told what divides people into groups. Run it again with "
             "`fairness.attribute=`, such as `sex`, `sex+race` or `class`: whatever its data know."
+            if us.classes
+            else "Not measured: gaps are between answers that are classes."
         )
     else:
         yield from _by_group(found)

@@ -94,8 +94,8 @@ def _details(found: Findings) -> Iterator[str]:
         "trained": f"{how}, in {summary['rounds']} rounds{ends}",
         **{name: written(cfg[name]) for name in parts},
         "seed": str(cfg["seed"]),
-        "settings": f"digest `{summary['digest']}`; all of them are in config.yaml",
-        "code": f"dai_lab at commit `{commit}`{dirty}",
+        "settings": f"digest {summary['digest']}; all of them are in config.yaml",
+        "code": f"dai_lab at commit {commit}{dirty}",
         "ran on": f"{versions}; {about['cpu']}"
         + (f"; {about['gpu']}" if about["compute"]["device"].startswith("cuda") else "")
         + (f"; after {before} earlier sessions on others" if before else ""),
@@ -129,7 +129,7 @@ def _data(found: Findings) -> Iterator[str]:
         "name": card.name,
         "source": card.source,
         "license": card.license,
-        "sha256": f"`{card.sha256}`",
+        "sha256": card.sha256,
         **({"note": card.note} if card.note else {}),
         "trained on": f"{len(shards.indices):,} examples, {low:,} to {high:,} a client",
         "held out by clients": f"{len(us.holdout.indices):,}",
