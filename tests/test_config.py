@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -390,6 +391,7 @@ OVERRIDES = [
     ["data=biased", "data@data.of=adult", "data.flip=0.1", "partition.by=${fairness.attribute}"],
     ["~track", "seed=1"],
     ["~server.rate", "aggregator=krum"],
+    ["++hydra={}", "seed=1"],
 ]
 
 
@@ -423,6 +425,26 @@ def test_an_edited_file_of_settings_is_read_anew(tmp_path, monkeypatch):
     assert load("aggregator=krum", "seed=1").aggregator.f == 22
     (mine / "aggregator" / "mine.yaml").write_text(file.read_text())
     assert load("aggregator=mine", "seed=1").aggregator.f == 22
+    (mine / "attack").rename(tmp_path / "attacks")
+    (mine / "attack").symlink_to(tmp_path / "attacks")
+    assert load("attack=alie", "seed=1").attack.z == 1.5
+    file = tmp_path / "attacks" / "alie.yaml"
+    file.write_text(file.read_text().replace("z: 1.5", "z: 3"))
+    assert load("attack=alie", "seed=1").attack.z == 3
+
+
+def test_a_part_that_a_program_stores_again_is_read_anew():
+    store = ConfigStore.instance()
+    try:
+        for z in (1, 1.0, True):
+            node = {"_target_": "dai_lab.attacks.alie", "z": z}
+            store.store(group="attack", name="stored", node=node)
+            found = load("attack=stored", "seed=1").attack.z
+            assert (found, type(found)) == (z, type(z))
+        store.repo["attack"]["stored.yaml"].node.z = 5
+        assert load("attack=stored", "seed=1").attack.z == 5
+    finally:
+        del store.repo["attack"]
 
 
 def test_loading_works_from_any_folder(tmp_path, monkeypatch):

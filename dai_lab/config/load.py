@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -15,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dai_lab.config.parts import did_you_mean
@@ -100,7 +101,10 @@ def _knobs(overrides: Sequence[str]) -> list[Override] | None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
         return None
-    if any(one.is_sweep_override() or one.is_hydra_override() for one in parsed):
+    if any(
+        one.is_sweep_override() or one.is_hydra_override() or one.key_or_group == "hydra"
+        for one in parsed
+    ):
         return None
     loader: Any = GlobalHydra.instance().config_loader()
     known = loader.repository.group_exists
@@ -118,15 +122,23 @@ class _Known:
 
     @classmethod
     def composed(cls, place: str, choices: Sequence[str]) -> DictConfig:
-        files = sorted(Path(place).rglob("*.yaml"))
-        stats = [(str(one), (at := one.stat()).st_mtime_ns, at.st_size) for one in files]
+        folders = os.walk(place, followlinks=True)
+        files = sorted(os.path.join(at, one) for at, _, names in folders for one in names)
+        stats = [(one, (at := os.stat(one)).st_mtime_ns, at.st_size) for one in files]
         read = (*stats, *_stored(ConfigStore.instance().repo))
         if read != cls.read or len(cls.found) > MOST:
             cls.read = read
             cls.found.clear()
-        if tuple(choices) not in cls.found:
-            cls.found[tuple(choices)] = compose("config", list(choices))
-        return deepcopy(cls.found[tuple(choices)])
+        if tuple(choices) in cls.found:
+            return deepcopy(cls.found[tuple(choices)])
+        cfg = compose("config", list(choices), return_hydra_config=True)
+        elsewhere = bool(cfg.hydra.searchpath)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        if elsewhere:  # where files may change unseen
+            return cfg
+        cls.found[tuple(choices)] = cfg
+        return deepcopy(cfg)
 
 
 def _stored(folder: Mapping[str, Any]) -> Iterator[Any]:
@@ -134,7 +146,9 @@ def _stored(folder: Mapping[str, Any]) -> Iterator[Any]:
         if isinstance(one, Mapping):
             yield from _stored(one)
         else:
-            yield one
+            # Written out: a node may be changed in place, and 1 is not 1.0.
+            kind = OmegaConf.get_type(one.node)
+            yield one.group, one.name, one.package, one.provider, repr(one.node), kind
 
 
 def _unknown_choice(path: str, text: str) -> str:

@@ -1,7 +1,10 @@
 """The flat view: any module as one vector of weights and a loss per example."""
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,10 +128,29 @@ def flops(model: Model, shape: tuple[int, ...]) -> float:
         model: The network.
         shape: Shape of one input.
     """
-    from dai_lab.models.operations import Operations
+    from torch.utils.flop_counter import FlopCounterMode
 
     point = model.initial.detach().clone().requires_grad_()
-    with torch.enable_grad(), Operations() as counted:
+    with torch.enable_grad(), _no_compiler(), FlopCounterMode(display=False) as counter:
         outputs = model(point, model.initial.new_zeros((1, *shape)))
         outputs.sum().backward()
-    return float(counted.total)
+    return float(counter.get_total_flops())
+
+
+@contextmanager
+def _no_compiler() -> Iterator[None]:
+    """Count without torch's compiler: torch imports it only to keep it away from the counter.
+
+    That takes longer than many an experiment. Torch looks for this attribute first.
+    """
+    from torch.utils.flop_counter import _FlopCounterMode
+
+    call: Any = getattr(_FlopCounterMode.__torch_dispatch__, "__wrapped__", None)
+    if call is None or "torch._dynamo" in sys.modules:
+        yield
+        return
+    call.__dynamo_disable = call
+    try:
+        yield
+    finally:
+        del call.__dynamo_disable

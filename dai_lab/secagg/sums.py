@@ -207,7 +207,8 @@ def _mean(
         vectors = encoded(sent, encoding, clients=clients, key=key)
         vectors = {one: vectors.get(one, terms.zeros()) for one in clients}
     else:
-        if not rehearsal and max(rows.max(initial=0), -rows.min(initial=0)) > clip:
+        kept = rows[[one not in gone for one in clients]] if gone else rows
+        if not rehearsal and 0 < clip < max(kept.max(initial=0), -kept.min(initial=0)):
             warnings.warn(
                 f"secagg.clip={clip:g} cuts off larger numbers, which some rows hold: raise it",
                 stacklevel=2,

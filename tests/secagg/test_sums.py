@@ -127,6 +127,13 @@ def test_numbers_that_a_sum_cuts_off_are_told_of(sign):
         found = secagg.masked(sent, weights, clients=clients, key=Key(3), clip=2.0, bits=20)
     shares = weights / weights.sum()
     torch.testing.assert_close(found.rows[0], shares @ sent.clamp(-2, 2), rtol=0, atol=1e-4)
+    lost = sent.clone()
+    lost[0] = torch.nan
+    with pytest.warns(UserWarning, match=r"secagg\.clip=2 cuts off larger numbers"):
+        secagg.masked(lost, weights, clients=clients, key=Key(3), clip=2.0)
+    lost = sent.clone()
+    lost[2] = sign * torch.inf  # nothing of it is summed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         secagg.masked(sent, weights, clients=clients, key=Key(3), clip=7.0)
+        secagg.masked(lost, weights, clients=clients, key=Key(3), clip=2.0)
