@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,18 @@ TALKATIVE = (
     "urllib3.connectionpool",
 )
 """They write whole URLs into logs for debugging."""
+
+
+def keep_shallow() -> None:
+    """Import what raises Python's limit of recursion for the whole process, and put it back.
+
+    ``py_ecc``, below eth-account and web3, sets it to 100,000. Brackets nested so deep, in a node's
+    answer or a file, would then overrun the stack and end the process instead of being an error.
+    """
+    limit = sys.getrecursionlimit()
+    import eth_account  # noqa: F401
+
+    sys.setrecursionlimit(limit)
 
 
 class Refusal(ValueError):  # noqa: N818 (it says what happened)
@@ -38,6 +51,8 @@ class Node:
             ValueError: It is not of http or https.
         """
         import requests
+
+        keep_shallow()
         from web3 import HTTPProvider
         from web3.providers.rpc.utils import ExceptionRetryConfiguration
 
@@ -77,8 +92,10 @@ class Node:
             # Their messages hold the URL.
             kind = type(problem).__name__
             raise ValueError(f"chain.url={self.shown} gives no answer ({kind})") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"chain.url={self.shown} is no node: it answers no JSON") from None
+        if not isinstance(answer, dict):
+            raise ValueError(f"chain.url={self.shown} is no node: it answers no object")
         error = answer.get("error")
         if error is None and "result" in answer:
             return answer["result"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dai_lab.chain.artifacts import artifact, reverted
 from dai_lab.chain.keys import ORDER, secret_from
-from dai_lab.chain.node import Node, Refusal
+from dai_lab.chain.node import Node, Refusal, keep_shallow
 from dai_lab.chain.port import Contract, Log, Receipt, Reverted, nowhere
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def main_account(keystore: str | Path | None) -> LocalAccount:
     Raises:
         ValueError: It is not there, or it is no key; the message holds nothing of it.
     """
+    keep_shallow()
     from eth_account import Account
 
     if keystore is None:
@@ -98,8 +99,9 @@ def opened(keystore: Path) -> bytes:
             f"chain.keystore={keystore} is of a kind that eth-keyfile does not read: write it "
             "anew, as version 3 or 4"
         ) from None
-    except (ValueError, KeyError, TypeError):
-        # Without their cause: what it holds may be of the password or the key.
+    except Exception:
+        # Anything at all, since the library looks at little before it reads; and without its cause:
+        # what it holds may be of the password or the key.
         raise ValueError(
             f"chain.keystore={keystore} is no keystore, or DAI_LAB_CHAIN_PASSWORD is another's"
         ) from None

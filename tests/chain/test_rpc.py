@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 import traceback
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -99,6 +102,11 @@ def test_a_keystore_opens_with_its_password_and_no_other(monkeypatch, tmp_path, 
     assert "No such file" in shown(lambda: rpc(url, keystore=tmp_path / "none"))
     file.write_text("{}")
     assert "is no keystore" in shown(lambda: rpc(url, keystore=file))
+    written = Account.encrypt("0x" + SECRET, "open sesame", kdf="pbkdf2", iterations=2)
+    written["crypto"]["kdfparams"]["prf"] = "none"
+    for content in ("[]", "3", '"x"', "null", json.dumps(written)):
+        file.write_text(content)
+        assert "is no keystore" in shown(lambda: rpc(url, keystore=file))
     file.write_text('{"version": 1, "crypto": {}}')
     assert "of a kind that eth-keyfile does not read" in shown(lambda: rpc(url, keystore=file))
 
@@ -129,6 +137,34 @@ def test_a_node_that_is_none_or_silent_is_said_to_be(key, node):
     assert "gives no answer (ConnectionError)" in shown(lambda: rpc(f"http://127.0.0.1:1/{HIDDEN}"))
     answers["eth_chainId"] = b"<html>welcome"
     assert "is no node: it answers no JSON" in shown(lambda: rpc(url))
+    for answer in (b"[]", b"3", b"null"):
+        answers["eth_chainId"] = answer
+        assert "is no node" in shown(lambda: rpc(url))
+
+
+def test_brackets_within_brackets_are_an_error_and_not_the_end_of_the_process(key, node, tmp_path):
+    """In a process of its own: here the limit of recursion was raised by what tests import."""
+    url, _, answers = node
+    answers["eth_chainId"] = b"[" * 100_000
+    file = tmp_path / "keystore.json"
+    file.write_text("[" * 100_000)
+    script = """
+import sys
+from dai_lab.chain import rpc
+limit = sys.getrecursionlimit()
+for keystore in (None, sys.argv[2]):
+    try:
+        rpc(sys.argv[1], keystore=keystore)
+    except ValueError as error:
+        print(error)
+assert sys.getrecursionlimit() == limit
+"""
+    words = [sys.executable, "-c", script, url, str(file)]
+    secret = {**os.environ, "DAI_LAB_CHAIN_PASSWORD": "open sesame"}
+    done = subprocess.run(words, capture_output=True, text=True, env=secret)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = done.stdout.splitlines()
+    assert "is no node: it answers no JSON" in first and "is no keystore" in second
     answers["eth_chainId"] = {}
     assert "answers eth_chainId with neither" in shown(lambda: rpc(url))
     answers["eth_chainId"] = {"error": {"message": "over\nquota " + "x" * 999}}
