@@ -60,13 +60,11 @@ def node(binary: str) -> Iterator[str]:
         try:
             until = time.monotonic() + 60
             # It tells nobody but this file when it is there: one has to look.
-            while not (
-                found := re.search(r"Listening on (\S+)\n", text := Path(said.name).read_text())
-            ):
+            while "Listening on " not in (text := Path(said.name).read_text()):
                 if running.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"the node does not start: {text[-500:]}")
                 time.sleep(0.05)
-            yield "http://" + found[1]
+            yield "http://" + text.split("Listening on ")[1].split()[0]
         finally:
             running.terminate()
             try:

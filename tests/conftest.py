@@ -58,7 +58,10 @@ def anvil_url(tmp_path_factory):
         yield "http://" + said.read_text().split("Listening on ")[1].split()[0]
     finally:
         node.terminate()
-        node.wait(20)
+        try:
+            node.wait(20)
+        except subprocess.TimeoutExpired:
+            node.kill()
 
 
 @pytest.fixture

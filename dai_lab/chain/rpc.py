@@ -85,6 +85,7 @@ def main_account(keystore: str | Path | None) -> LocalAccount:
 
 def opened(keystore: Path) -> bytes:
     """Open a keystore file with the password in the environment."""
+    keep_shallow()
     from eth_account import Account
 
     password = os.environ.get("DAI_LAB_CHAIN_PASSWORD")
