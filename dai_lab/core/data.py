@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -117,7 +118,12 @@ class Shards:
     def __getitem__(self, client: int) -> Int[Tensor, "held"]:
         if not 0 <= client < len(self):
             raise IndexError(f"client {client} of {len(self)}")
-        return self.indices[int(self.offsets[client]) : int(self.offsets[client + 1])]
+        return self.indices[self._bounds[client] : self._bounds[client + 1]]
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        found: list[int] = self.offsets.tolist()
+        return found
 
     @property
     def sizes(self) -> Int[Tensor, "clients"]:

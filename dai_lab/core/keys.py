@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -33,7 +33,7 @@ class Key:
 
     def __truediv__(self, part: str | int) -> Key:
         """Step into a sub-stream: ``key / "round" / 3 / "attack"``."""
-        return replace(self, path=(*self.path, part))
+        return Key(self.seed, (*self.path, part))
 
     def number(self) -> int:
         """Name the place by 56 bits."""

@@ -241,12 +241,17 @@ def _places(
 
 def _some(rows: Rows, at: Int[Tensor, "_"]) -> Rows:
     """Show some of the rows, uncopied where they follow each other."""
-    return rows[_run(at)]
+    run = _run(at)
+    return rows[run] if isinstance(run, slice) else rows.index_select(0, run)
 
 
 def _put(rows: Rows, at: Int[Tensor, "_"], others: Rows) -> None:
     """Replace some of the rows."""
-    rows[_run(at)] = others
+    run = _run(at)
+    if isinstance(run, slice):
+        rows[run] = others
+    else:
+        rows.index_copy_(0, run, others)
 
 
 def _run(at: Int[Tensor, "_"]) -> slice | Int[Tensor, "_"]:
@@ -267,8 +272,11 @@ def _lied(lies: Lies, own: Rows, clean: Rows | None, spoiled: Bool[Tensor, "_"])
 
 
 def _alike(one: Vector, other: Vector) -> bool:
-    return torch.equal(one, other) or (
-        bool(one.isnan().any()) and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    parts = (slice(0, 256), slice(256, None))  # lies seldom agree with the truth so far
+    return all(
+        torch.equal(one[part], other[part])
+        or torch.allclose(one[part], other[part], rtol=0, atol=0, equal_nan=True)
+        for part in parts
     )
 
 

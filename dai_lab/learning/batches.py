@@ -59,6 +59,9 @@ def side_by_side(
     """Pad the plans of several clients to one rectangle; what is padded counts for nothing."""
     steps = max(len(plan.lengths) for plan in plans)
     batch = max(max(plan.lengths, default=1) for plan in plans)
+    if all(len(plan.order) == steps * batch for plan in plans):
+        examples = torch.stack([plan.order for plan in plans]).view(len(plans), steps, batch)
+        return examples, torch.full((len(plans), steps), batch)
     examples = torch.zeros((len(plans), steps, batch), dtype=torch.long)
     counts = torch.zeros((len(plans), steps), dtype=torch.long)
     for at, plan in enumerate(plans):

@@ -211,6 +211,9 @@ def _slope_of_inputs(slope: Tensor, weight: Tensor) -> Tensor:
 
 
 def _blend(into: Tensor, gradient: Tensor, alpha: float, beta: float) -> None:
+    if beta == 0:  # whatever lies there, not a number perhaps
+        torch.mul(gradient, alpha, out=into)
+        return
     if beta != 1:
         into.mul_(beta)
     into.add_(gradient, alpha=alpha)

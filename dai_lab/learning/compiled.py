@@ -63,7 +63,7 @@ def _rebalance(
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _client(
-    address, inputs, targets, order, bounds, sizes, biased, moves, w, anchor, tilt, weights, groups,
+    routine, inputs, targets, order, bounds, sizes, biased, moves, w, anchor, tilt, weights, groups,
     strata, favorable, penalty, rate, momentum, weight_decay, bound, proximal, second, beta2,
     epsilon,
 ):  # fmt: skip
@@ -118,7 +118,7 @@ def _client(
                 for row in range(batch):
                     for j in range(cols):
                         z[row * cols + j] = bias[j]
-            outputs(address, acts[places[layer] :], w[at:], z, batch, rows, cols, keep)
+            outputs(routine, acts[places[layer] :], w[at:], z, batch, rows, cols, keep)
             if layer < layers - 1:
                 for j in range(batch * cols):
                     # Written so that NaN stays NaN.
@@ -157,10 +157,10 @@ def _client(
             rows, cols = sizes[layer], sizes[layer + 1]
             at = offsets[layer]
             if layer > lowest:
-                to_inputs(address, slope, w[at:], below, batch, rows, cols)
+                to_inputs(routine, slope, w[at:], below, batch, rows, cols)
             if moves[layer]:
                 to_weights(
-                    address, slope, acts[places[layer] :], g[at:], batch, rows, cols, alpha, beta
+                    routine, slope, acts[places[layer] :], g[at:], batch, rows, cols, alpha, beta
                 )
             if biased[layer] and moves[layer]:
                 at += rows * cols
@@ -231,7 +231,7 @@ def _client(
 @njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def _cohort(
-    address, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors, tilts,
+    routine, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors, tilts,
     rows, losses, weights, groups, strata, favorable, penalty, rate, momentum, weight_decay, bound,
     proximal, second, beta2, epsilon, begin, end,
 ):  # fmt: skip
@@ -243,7 +243,7 @@ def _cohort(
         w[:] = beginning
         mine = bounds[firsts[client] : firsts[client + 1] + 1]
         losses[client] = _client(
-            address, inputs, targets, order, mine, sizes, biased, moves, w,
+            routine, inputs, targets, order, mine, sizes, biased, moves, w,
             anchors[client % len(anchors)], tilt, weights, groups, strata, favorable, penalty,
             rate, momentum, weight_decay, bound, proximal, second, beta2, epsilon,
         )  # fmt: skip
@@ -313,7 +313,7 @@ def train(
         beta2: What Adam keeps of its second moment each step.
         epsilon: Added to the root of the second moment.
     """
-    address = blas()
+    routine = blas()
     none = np.empty(0, np.int64)
     fair = (
         np.empty(0, np.float32) if weights is None else weights,
@@ -328,7 +328,7 @@ def train(
 
     def part(begin: int, end: int) -> None:
         _cohort(
-            address, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors,
+            routine, inputs, targets, order, bounds, firsts, sizes, biased, moves, start, anchors,
             tilts, rows, losses, *fair, *knobs, kind, np.float32(beta2), np.float32(epsilon),
             begin, end,
         )  # fmt: skip
