@@ -154,11 +154,11 @@ def job(cfg: DictConfig) -> float:
     return float("nan") if final is None else float(final)
 
 
-def together(cfgs: list[Any], words: list[list[str]], *, threads: int) -> list[float]:
+def together(cfgs: list[Any], words: list[list[str]], *, threads: int, abreast: int) -> list[float]:
     """Run a sweep's jobs in this process, side by side; return their accuracies."""
     from dai_lab.experiment import simulate_together
 
-    ends = simulate_together(cfgs, threads=threads)
+    ends = simulate_together(cfgs, threads=threads, abreast=abreast)
     return [noted(*one) for one in zip(cfgs, words, ends, strict=True)]
 
 
@@ -247,23 +247,25 @@ def publish(words: list[str]) -> int:
 
 def study(words: list[str]) -> int:
     """Run what is left of a study's grid."""
-    lists: dict[str, list[str]] = {"results": [], "part": [], "seed": [], "share": []}
+    names = ("results", "part", "seed", "share", "abreast")
+    lists: dict[str, list[str]] = {name: [] for name in names}
     knobs = [word.partition("=") for word in words if "=" in word]
     if strange := [knob for knob, _, _ in knobs if knob not in lists]:
         usage(f"study: there is no {strange[0]}: it takes {', '.join(lists)} and plan")
     lists |= {knob: said.split(",") for knob, _, said in knobs}
     folders = [word for word in words if "=" not in word and word != "plan"]
     if len(folders) != 1 or folders[0].startswith("-"):
-        usage("write dai-lab study <study> [plan] [part=...] [seed=0,1] [share=0.1]")
+        usage("write dai-lab study <study> [plan] [part=...] [seed=0,1] [share=0.1] [abreast=1]")
     from dai_lab.experiment import study as carry_out
 
     try:
         seeds, share = [int(one) for one in lists["seed"]], float((lists["share"] or ["1"])[0])
+        abreast = int((lists["abreast"] or ["1"])[0])
     except ValueError as error:
-        raise ValueError(f"study: seed and share must be numbers: {error}") from None
+        raise ValueError(f"study: seed, share and abreast must be numbers: {error}") from None
     ends = carry_out(
         folders[0], results=(lists["results"] or ["results"])[0], parts=lists["part"],
-        seeds=seeds, share=share, show="plan" in words,
+        seeds=seeds, share=share, show="plan" in words, abreast=abreast,
     )  # fmt: skip
     return int(any(isinstance(end, Exception) for end in ends))
 

@@ -15,14 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 SETTINGS = {
     "_target_": "hydra_plugins.dai_lab_together.Together",
     "threads": 0,  # runs side by side; 0 is one a core
+    "abreast": 1,  # runs that train in one batch, where they train alike
 }
 
 
 class Together(Launcher):
     """Hand all jobs of a sweep to the lab at once."""
 
-    def __init__(self, threads: int = 0) -> None:
-        self.threads = threads
+    def __init__(self, threads: int = 0, abreast: int = 1) -> None:
+        self.threads, self.abreast = threads, abreast
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -57,7 +58,7 @@ class Together(Launcher):
                 )
             )
         words = [list(one.overrides or ()) for one in returns]
-        accuracies = together(tasks, words, threads=self.threads)
+        accuracies = together(tasks, words, threads=self.threads, abreast=self.abreast)
         for one, accuracy in zip(returns, accuracies, strict=True):
             one.return_value, one.status = accuracy, JobStatus.COMPLETED
         return returns

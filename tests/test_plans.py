@@ -98,7 +98,7 @@ def test_the_command_line_plans_and_runs(grid, tmp_path):
     plan = lab("plan", "part=first", "results=there")
     assert plan.returncode == 0 and plan.stdout == "first: 4 runs, 0 done\n"
     assert not (tmp_path / "there").exists()
-    done = lab("part=first", "seed=1", "results=there")
+    done = lab("part=first", "seed=1", "results=there", "abreast=2")
     assert done.returncode == 0 and "2 of 2" in done.stdout
     assert len(list((tmp_path / "there").glob("*/*/summary.json"))) == 2
 

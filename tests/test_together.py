@@ -81,9 +81,10 @@ def test_runs_that_would_disturb_others_go_one_by_one(words, fits):
     assert room._fits_beside_others(load(*SMALL, *words)) is fits
 
 
-def test_ctrl_c_ends_all_and_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize("launcher", ["threads=2", "abreast=2"])
+def test_ctrl_c_ends_all_and_the_same_command_goes_on(launcher, tmp_path):
     words = [sys.executable, "-m", "dai_lab.run", "-m", *SMALL, "model=logistic", "seed=0,1,2,3"]
-    words += ["rounds=400", f"results={tmp_path}", "name=g", "hydra.launcher.threads=2"]
+    words += ["rounds=400", f"results={tmp_path}", "name=g", f"hydra.launcher.{launcher}"]
     process = subprocess.Popen(
         words,
         stderr=subprocess.PIPE,

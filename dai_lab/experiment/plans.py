@@ -77,6 +77,7 @@ def study(
     share: float = 1.0,
     show: bool = False,
     threads: int = 0,
+    abreast: int = 1,
 ) -> list[Result | Exception]:
     """Run the grid of a study, or what is left of it, and say how far it is.
 
@@ -88,6 +89,7 @@ def study(
         share: Only the first of what is left, in (0, 1].
         show: Only say what would be run.
         threads: Runs side by side; 0 is one a core.
+        abreast: Runs that train in one batch; see :func:`simulate_together`.
 
     Raises:
         ValueError: There is no grid, or no such part of it.
@@ -121,7 +123,7 @@ def study(
     left = left[: max(1, round(share * len(left)))]
     for first in range(0, len(left), AT_ONCE):
         some = left[first : first + AT_ONCE]
-        found = simulate_together([whole[at] for at in some], threads=threads)
+        found = simulate_together([whole[at] for at in some], threads=threads, abreast=abreast)
         ends += found
         for at, end in zip(some, found, strict=True):
             if isinstance(end, Exception):

@@ -23,7 +23,7 @@ from dai_lab.experiment.machine import bar_of, computer, keep_memory, one_settin
 from dai_lab.experiment.provenance import provenance
 
 if TYPE_CHECKING:
-    from dai_lab.core import Compute, State
+    from dai_lab.core import Compute, Engine, State
     from dai_lab.federation import Federation
 
 BUILT = (
@@ -92,6 +92,7 @@ def placed(
     progress: bool,
     data: Loader | None = None,
     stop: threading.Event | None = None,
+    engine: Engine | None = None,
 ) -> Result:
     """Find a run's folder, lock it, and play what is left to play.
 
@@ -101,6 +102,7 @@ def placed(
         progress: Show a progress bar where there is a terminal or notebook to show it on.
         data: Loads a data set in place of the data part, such as one that others use too.
         stop: Ends the run after the round in which it is set, as Ctrl-C does.
+        engine: Trains in place of the engine part, such as one that others use too.
     """
     whole = OmegaConf.create(dict(cfg)) if not OmegaConf.is_config(cfg) else cfg
     if gaps := sorted(OmegaConf.missing_keys(whole)):
@@ -119,7 +121,7 @@ def placed(
             with contextlib.ExitStack() as stack:
                 return run(
                     whole, settings, place, name, progress=progress, stack=stack, data=data,
-                    stop=stop,
+                    stop=stop, engine=engine,
                 )  # fmt: skip
         except KeyboardInterrupt:
             if stop is None:
@@ -137,6 +139,7 @@ def run(
     stack: contextlib.ExitStack,
     data: Loader | None,
     stop: threading.Event | None,
+    engine: Engine | None,
 ) -> Result:
     """Play the rounds that are not yet on disk, then write the summary."""
     from dai_lab.core import Key
@@ -149,6 +152,7 @@ def run(
     keep_memory()
     key, rounds = Key(settings["seed"]), settings["rounds"]
     us = founded(settings, compute, data=data)
+    us = us if engine is None else replace(us, engine=engine)
     tracker = build(settings["tracker"], at="tracker")
     kept = stack.enter_context(provenance(settings, place, name))
     if kept is not None:

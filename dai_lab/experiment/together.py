@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -17,12 +17,25 @@ from dai_lab.config import by_content, targets
 from dai_lab.experiment.machine import one_setting_of_threads
 from dai_lab.experiment.simulate import Result, placed
 
+if TYPE_CHECKING:
+    from dai_lab.engines.abreast import Abreast
+
 ALONE = ("wandb",)
 """Trackers that know only one run at a time in a process."""
 
+TRAIN_ALIKE = ("learning.sgd", "learning.distributed_sgd")
+"""What clients do that several runs can do as one: it needs nothing of a run but its clients."""
+
+TRAINING = ("data", "model", "local", "compute", "frame", "fairness")
+"""Settings in which such runs are the same."""
+
 
 def simulate_together(
-    cfgs: Sequence[Mapping[str, Any]], *, threads: int = 0, progress: bool = True
+    cfgs: Sequence[Mapping[str, Any]],
+    *,
+    threads: int = 0,
+    abreast: int = 1,
+    progress: bool = True,
 ) -> list[Result | Exception]:
     """Run many experiments, each into its own folder, with the results it would have alone.
 
@@ -33,28 +46,49 @@ def simulate_together(
     Args:
         cfgs: Composed experiments, from :func:`dai_lab.config.load` or the command line.
         threads: Runs side by side at most; 0 is one a core.
+        abreast: Runs at most that take their rounds in step, their clients trained in one batch,
+            where they differ in nothing that training needs (other seeds, attacks, aggregators)
+            and ``local`` is ``sgd`` or ``distributed_sgd``; 1 is none. Meant for a GPU and small
+            networks; the larger batch is rounded otherwise than a run alone, and on a CPU it is
+            seldom quicker. Runs that keep a log, whose rounds others play again, stay alone.
         progress: Show how many are done, where there is a terminal or notebook to show it on.
 
     Returns:
         For each experiment its result, or the exception that ended it.
 
     Raises:
-        ValueError: A negative number of threads.
+        ValueError: A negative number of threads, or less than one run abreast.
     """
     if threads < 0:
         raise ValueError(f"threads must be 0 (one a core) or more, got {threads}")
+    if abreast < 1:
+        raise ValueError(f"abreast must be 1 (every run alone) or more, got {abreast}")
     ends: dict[int, Result | Exception] = {}
     stop, shared = threading.Event(), Shared()
 
-    def one(at: int) -> None:
+    def one(at: int, club: Abreast | None = None) -> None:
+        engine = None if club is None else club.engine
         try:
-            ends[at] = placed(cfgs[at], progress=False, data=shared, stop=stop)
+            ends[at] = placed(cfgs[at], progress=False, data=shared, stop=stop, engine=engine)
         except Exception as error:
             ends[at] = error
+        finally:
+            if club is not None:
+                club.leave()
 
-    beside = [at for at, cfg in enumerate(cfgs) if _fits_beside_others(cfg)]
-    after = [at for at in range(len(cfgs)) if at not in set(beside)]
+    in_step = _in_step(cfgs, abreast) if abreast > 1 else []
+    alone = sorted({*range(len(cfgs))} - {at for some in in_step for at in some})
+    beside = [at for at in alone if _fits_beside_others(cfgs[at])]
+    after = [at for at in alone if at not in set(beside)]
     with one_setting_of_threads(), _bar(len(cfgs), progress) as tick:
+        for some in in_step:
+            from dai_lab.engines.abreast import Abreast
+
+            club = Abreast(len(some))
+            with _pool(len(some), stop) as pool:
+                for done in as_completed([pool.submit(one, at, club) for at in some]):
+                    done.result()
+                    tick()
         with _pool(threads or os.cpu_count() or 1, stop) as pool:
             for done in as_completed([pool.submit(one, at) for at in beside]):
                 done.result()
@@ -63,6 +97,25 @@ def simulate_together(
             one(at)
             tick()
     return [ends[at] for at in range(len(cfgs))]
+
+
+def _in_step(cfgs: Sequence[Mapping[str, Any]], most: int) -> list[list[int]]:
+    """Deal runs that train alike to groups of two to ``most``."""
+    families: dict[str, list[int]] = {}
+    for at, cfg in enumerate(cfgs):
+        with contextlib.suppress(Exception):  # it will say itself what is wrong with it
+            whole = OmegaConf.create(dict(cfg)) if not OmegaConf.is_config(cfg) else cfg
+            settings: Any = OmegaConf.to_container(whole, resolve=True, enum_to_str=True)
+            trains, engine, tracker, ledger = (
+                str(settings[part]["_target_"]).removeprefix("dai_lab.")
+                for part in ("local", "engine", "tracker", "ledger")
+            )
+            alike = trains in TRAIN_ALIKE and engine == "engines.local"
+            if alike and ledger == "ledger.none" and tracker.rpartition(".")[2] not in ALONE:
+                name = json.dumps([settings[one] for one in TRAINING], sort_keys=True)
+                families.setdefault(name, []).append(at)
+    groups = [one[at : at + most] for one in families.values() for at in range(0, len(one), most)]
+    return [one for one in groups if len(one) > 1]
 
 
 class Shared:

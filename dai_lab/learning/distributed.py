@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from dai_lab.core import Compute, Key, Rows, State, Task, Updates, Vector
 from dai_lab.learning.balance import refuse_penalty
@@ -25,7 +24,10 @@ from dai_lab.learning.methods import choose
 from dai_lab.learning.schedules import constant
 
 EXAMPLES_A_PASS = 2048
-"""Examples of all clients together in one pass of distributed SGD; bounds the activations."""
+"""Examples of all clients together in one pass of distributed SGD; bounds the activations.
+
+On a GPU eight times as many: there a pass must be large to be worth its launches.
+"""
 
 
 def distributed_sgd(
@@ -82,29 +84,33 @@ def distributed_sgd(
         )
         for client in cohort
     ]
-    share_of_new = 1 - rule.momentum
+    # Rows are large. Where nothing is remembered, each is written once, as it is sent.
+    gain = 1 - rule.momentum if rule.momentum else -rule.rate
     if rule.momentum:
         nothing = start.new_zeros(task.model.params)
         slopes = state.recall("clients/momentum", cohort, nothing)
     else:
-        slopes = start.new_zeros((len(cohort), task.model.params))
+        slopes = start.new_empty((len(cohort), task.model.params))
     losses = torch.zeros(len(cohort))
     largest = max((len(plan.order) for plan in plans), default=0)
-    per_pass = max(1, EXAMPLES_A_PASS // max(largest, 1))
-    if start.dim() == 2 or method.name == "flat":
+    most = EXAMPLES_A_PASS if start.device.type == "cpu" else 8 * EXAMPLES_A_PASS
+    per_pass = max(1, most // max(largest, 1))
+    apart = start.dim() == 2
+    if method.name == "vmap" and apart:
+        per_pass = min(per_pass, method.group)
+    elif apart or method.name == "flat":
         per_pass = 1  # nothing is shared: every client stands elsewhere, or draws for itself
     for members in abreast([len(plan.lengths) for plan in plans], per_pass):
         examples, counts = side_by_side([plans[at] for at in members])
         if counts.numel() == 0:
-            slopes[members] *= rule.momentum
+            slopes[members] = slopes[members] * rule.momentum if rule.momentum else 0.0
             continue
         inputs, targets = fetch(task, examples[:, 0])
         share = share_of(counts[:, 0], examples.shape[2]).to(inputs.device)
-        blocks = method.load(start.unsqueeze(0) if start.dim() == 1 else start[members])
+        blocks = method.load(start[members] if apart else start.unsqueeze(0))
         with drawing(method, key, cohort[members[0]], start.device):
             in_order = members == [*range(members[0], members[-1] + 1)]
             if rule.clip is None and in_order and method.chain is not None:
-                # Rows are large: each is written once, by the products that make it.
                 into = slopes[members[0] : members[-1] + 1]
                 seen = method.add_slopes_at_one_point(
                     blocks,
@@ -112,19 +118,25 @@ def distributed_sgd(
                     targets,
                     share,
                     into=into,
-                    alpha=share_of_new,
+                    alpha=gain,
                     beta=rule.momentum,
                 )
             else:
-                found, seen = method.slopes_at_one_point(blocks, inputs, targets, share)
+                stacked = apart and method.name == "vmap"
+                slopes_of = method.slopes if stacked else method.slopes_at_one_point
+                found, seen = slopes_of(blocks, inputs, targets, share)
                 if rule.clip is not None:
                     found = clipped(found, rule.clip)
-                fresh = share_of_new * method.unload(found)
-                slopes[members] = slopes[members].mul_(rule.momentum).add_(fresh)
+                fresh = gain * method.unload(found)
+                if rule.momentum:
+                    fresh += rule.momentum * slopes[members]
+                slopes[members] = fresh
         losses[members] = (seen * share).sum(1).float().cpu()
     if rule.weight_decay:
         holds = torch.tensor([bool(plan.lengths) for plan in plans]).to(start).unsqueeze(1)
-        slopes.add_(holds * start, alpha=share_of_new * rule.weight_decay)
+        slopes.add_(holds * start, alpha=gain * rule.weight_decay)
     looks = torch.tensor([float(len(plan.order)) for plan in plans])
-    learned: Mapping[str, Tensor] = {"clients/momentum": slopes} if rule.momentum else {}
-    return Updates(-rule.rate * slopes, held_by(task, cohort), losses, looks, learned)
+    held = held_by(task, cohort)
+    if not rule.momentum:
+        return Updates(slopes, held, losses, looks)
+    return Updates(-rule.rate * slopes, held, losses, looks, {"clients/momentum": slopes})
