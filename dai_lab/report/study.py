@@ -109,7 +109,9 @@ def publish(results: Path | str, study: Path | str) -> Path:
       aggregators against attacks, where runs were named
       ``<study>,<world>,<attack>,<aggregator>``; see ``dai_lab.report.attacks``.
 
-    Rankings and costs need runs that were named ``<study>,<world>,<algorithm>``.
+    Rankings and costs need runs that were named ``<study>,<world>,<algorithm>``. Of runs named so,
+    those published before are kept where ``results`` has no other of the same world, attack,
+    algorithm and seed, so that a study can grow where its first part was never run.
 
     Args:
         results: Folder of its finished runs. Of a folder of many studies only the runs named
@@ -126,7 +128,7 @@ def publish(results: Path | str, study: Path | str) -> Path:
     if not readme.exists() or not BLOCK.search(readme.read_text()):
         raise ValueError(f"{readme} needs the lines <!-- ours: 0.8 --> and <!-- end -->")
     groups = _finished(results, folder.resolve().name)
-    summary = spread_out(groups)
+    summary = _joined(folder / "summary.parquet", spread_out(groups))
     text = readme.read_text()
     filled = BLOCK.sub(lambda found: _filled(found, summary), text)
     figures = _figures(groups, summary, text)
@@ -137,6 +139,24 @@ def publish(results: Path | str, study: Path | str) -> Path:
             (folder / f"{name}{suffix}.svg").write_bytes(rendered(drawn[dark], "svg", dark=dark))
     readme.write_text(filled)
     return readme
+
+
+def _joined(earlier: Path, fresh: DataFrame) -> DataFrame:
+    """Keep what was published before of other cells than these."""
+    from pandas import concat, read_parquet
+
+    if "world" not in fresh or not earlier.exists():
+        return fresh
+    before = read_parquet(earlier)
+    cell = [name for name in ("world", "attack", "algorithm", "seed") if name in fresh]
+    if not {*cell} <= {*before}:
+        return fresh
+    known = {*fresh[cell].itertuples(index=False, name=None)}
+    others = [one not in known for one in before[cell].itertuples(index=False, name=None)]
+    if not any(others):
+        return fresh
+    print(f"{sum(others)} of {len(before)} runs published before are not among these, and stay")
+    return concat([before[others], fresh]).sort_values(cell, ignore_index=True)
 
 
 def recomputed(study: Path | str) -> tuple[str, str]:

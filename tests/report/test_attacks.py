@@ -205,3 +205,38 @@ def test_a_study_of_attacks_is_published_and_recomputed_from_its_summary(studies
     (study / "README.md").write_text(text.replace("0.500", "0.600", 1))
     shown, computed = recomputed(study)
     assert shown != computed
+
+
+def test_a_study_grows_part_by_part(studies, tmp_path, capsys):
+    study = tmp_path / "byz"
+    study.mkdir()
+    (study / "README.md").write_text(README)
+
+    def publish_some(place, some, *, end=0.0):
+        for (attack, rule), pairs in PLAYED.items():
+            for seed, (peak, last) in enumerate(pairs):
+                if seed not in some:
+                    continue
+                name = f"byz,skewed,{attack},{rule}"
+                chosen = studies.config("none", seed, name=name, rounds=3)
+                chosen["local"] = {"_target_": f"dai_lab.{attack}.{rule}"}
+                found = rows(peak, end or last)[1:]
+                studies.write(tmp_path / place, chosen, rows=found, name=f"{name}/{seed}")
+        return publish(tmp_path / place, study).read_text()
+
+    whole = publish_some("all", [0, 1, 2])
+    (study / "summary.parquet").unlink()
+    publish_some("first", [0])
+    assert capsys.readouterr().out == ""
+    assert publish_some("second", [1, 2]) == whole
+    assert capsys.readouterr().out.startswith("4 of 4 runs published before")
+    shown, computed = recomputed(study)
+    assert shown == computed
+    # What is run once more is not there twice.
+    assert publish_some("again", [1], end=0.01) != whole
+    from pandas import read_parquet
+
+    kept = read_parquet(study / "summary.parquet")
+    assert len(kept) == 12
+    ends = zip(kept["seed"], kept["test_accuracy"], strict=True)
+    assert {seed for seed, curve in ends if curve[-1] == 0.01} == {1}
