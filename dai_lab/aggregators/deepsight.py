@@ -146,7 +146,7 @@ def _known(visible: Visible, context: Context) -> tuple[Model, Vector, range, in
     if model is None or state is None or model.params != visible.base.shape[1]:
         raise ValueError(
             "aggregator=deepsight looks into clients' models and does not know the network or "
-            "the parameters they started from: choose aggregator=flame or aggregator=freqfed"
+            "the parameters they started from: choose aggregator=freqfed"
         )
     layer = output_layer("deepsight", visible, model)
     classes = model.shapes[-1].numel()

@@ -71,22 +71,20 @@ class Abreast:
             task: What they learn, and who holds which examples.
             compute: Where and how gradients are computed.
         """
-        yield partial(self._train, local, replace(task, data=self._same(task.data)), compute)
+        with self._turn:  # what holds the same is the same data set, known by its place
+            data = next((one for one in self._data if _equal(one, task.data)), task.data)
+            self._data.append(data)
+        try:
+            yield partial(self._train, local, replace(task, data=data), compute)
+        finally:
+            with self._turn:
+                del self._data[next(at for at, one in enumerate(self._data) if one is data)]
 
     def leave(self) -> None:
         """Say that a run has ended, however it did, so that nobody waits for it."""
         with self._turn:
             self._left -= 1
             self._play()
-
-    def _same(self, data: Examples) -> Examples:
-        """Return the first data set that holds the same, so that it is known by its place."""
-        with self._turn:
-            for one in self._data:
-                if _equal(one, data):
-                    return one
-            self._data.append(data)
-            return data
 
     def _train(
         self,

@@ -76,7 +76,7 @@ def test_nobody_waits_for_runs_that_fail_end_early_or_hold_other_examples(tmp_pa
         ("seed=0",),
         ("seed=1", "rounds=1"),
         ("seed=2", "attack=sign_flip", "federation.hostile=7"),
-        ("seed=3", *POISON),
+        ("seed=3", *POISON, "federation.renew=1"),
         ("seed=4", "cohort=poisson", "cohort.rate=0.05"),
         ("seed=5",),
     ]
