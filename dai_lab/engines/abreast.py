@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from dai_lab.core import (
     Compute,
+    Engine,
     Examples,
     Key,
     LocalTraining,
+    Model,
     Rows,
     Shards,
     State,
@@ -31,10 +33,22 @@ from dai_lab.core import (
 )
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What several runs must have in common, beside their knobs, to train as one."""
+
+    data: Examples
+    model: Model
+    compute: Compute
+
+
 @dataclass
 class Call:
     """A run's cohort that is about to train."""
 
+    run: int
+    ground: Ground
+    local: Callable[..., Updates]
     task: Task
     state: State
     start: Vector | Rows
@@ -43,42 +57,45 @@ class Call:
     round: int
     found: Updates | None = None
     alone: bool = False
-    """Nobody is in the same round with the same data, or together something was wrong."""
+    """Nobody is in the same round on the same ground, or together something was wrong."""
 
 
 class Abreast:
     """A rendezvous for runs that differ in nothing that training needs, each in a thread.
 
     Every run waits until all that have not ended want to train; whoever comes last trains those
-    that are in the same round and hold the same data. Rows are those of training alone, up to
-    the rounding of larger batches.
+    that are in the earliest round, and those of later rounds wait on. Rows are those of training
+    alone, up to the rounding of larger batches.
     """
 
     def __init__(self, runs: int) -> None:
         self._left = runs
+        self._over = False
         self._turn = threading.Condition()
         self._waiting: list[Call] = []
-        self._data: list[Examples] = []
-        self._local: Callable[..., Updates] | None = None
+        self._grounds: list[Ground] = []
+
+    def engine(self, run: int) -> Engine:
+        """Give a run its engine.
+
+        What clients do there is ``sgd`` or ``distributed_sgd``, with the same knobs in all runs:
+        these ask for nothing but examples, a start, and what clients remember.
+        """
+        return partial(self._engine, run)
 
     @contextmanager
-    def engine(self, local: LocalTraining, task: Task, *, compute: Compute) -> Iterator[Training]:
-        """Train a run's cohorts with those of the others.
-
-        Args:
-            local: What clients do: ``sgd`` or ``distributed_sgd`` with the same knobs in all runs,
-                which ask for nothing but examples, a start, and what clients remember.
-            task: What they learn, and who holds which examples.
-            compute: Where and how gradients are computed.
-        """
-        with self._turn:  # what holds the same is the same data set, known by its place
-            data = next((one for one in self._data if _equal(one, task.data)), task.data)
-            self._data.append(data)
+    def _engine(
+        self, run: int, local: LocalTraining, task: Task, *, compute: Compute
+    ) -> Iterator[Training]:
+        fresh = Ground(task.data, task.model, compute)
+        with self._turn:  # what is the same for training is the same ground, known by its place
+            ground = next((one for one in self._grounds if _same(one, fresh)), fresh)
+            self._grounds.append(ground)
         try:
-            yield partial(self._train, local, replace(task, data=data), compute)
+            yield partial(self._train, run, ground, partial(local, compute=compute), task)
         finally:
             with self._turn:
-                del self._data[next(at for at, one in enumerate(self._data) if one is data)]
+                del self._grounds[[id(one) for one in self._grounds].index(id(ground))]
 
     def leave(self) -> None:
         """Say that a run has ended, however it did, so that nobody waits for it."""
@@ -86,11 +103,18 @@ class Abreast:
             self._left -= 1
             self._play()
 
+    def end(self) -> None:
+        """Let everybody go on alone: some may never come."""
+        with self._turn:
+            self._over = True
+            self._play()
+
     def _train(
         self,
-        local: LocalTraining,
+        run: int,
+        ground: Ground,
+        local: Callable[..., Updates],
         task: Task,
-        compute: Compute,
         state: State,
         start: Vector | Rows,
         cohort: Sequence[int],
@@ -98,74 +122,87 @@ class Abreast:
         key: Key,
         round: int,
     ) -> Updates:
-        call = Call(task, state, start, tuple(cohort), key, round)
+        call = Call(run, ground, local, task, state, start, tuple(cohort), key, round)
         with self._turn:
             self._waiting.append(call)
-            self._local = partial(local, compute=compute)
             self._play()
             while call.found is None and not call.alone:
                 self._turn.wait()
         if call.found is None:
-            return local(task, state, start, cohort, key=key, round=round, compute=compute)
+            return local(task, state, start, cohort, key=key, round=round)
         return call.found
 
     def _play(self) -> None:
-        """Train all who wait, if everybody does."""
-        if self._local is None or not self._waiting or len(self._waiting) < self._left:
-            return
-        calls, self._waiting = self._waiting, []
-        for _, group in groupby(sorted(calls, key=_alike), key=_alike):
-            some = list(group)
-            if len(some) == 1 or not _at_once(self._local, some):
-                for one in some:
-                    one.alone = True
-        self._turn.notify_all()
+        """Train the earliest of those who wait, if everybody does."""
+        if self._over or (self._waiting and len(self._waiting) >= self._left):
+            earliest = min((call.round for call in self._waiting), default=0)
+            calls = [call for call in self._waiting if self._over or call.round == earliest]
+            self._waiting = [call for call in self._waiting if call not in calls]
+            calls.sort(key=lambda call: call.run)
+            try:
+                for place in {} if self._over else {id(call.ground) for call in calls}:
+                    some = [call for call in calls if id(call.ground) == place]
+                    if len(some) > 1:
+                        _at_once(some)
+            finally:  # whatever happened, nobody is left waiting
+                for call in calls:
+                    call.alone = call.found is None
+                self._turn.notify_all()
 
 
-def _alike(call: Call) -> tuple[int, int]:
-    return call.round, id(call.task.data)
-
-
-def _equal(one: Examples, other: Examples) -> bool:
-    if one.attributes.keys() != other.attributes.keys():
+def _same(one: Ground, other: Ground) -> bool:
+    """Tell whether data, settings and all that a network does not learn are equal."""
+    if one.compute != other.compute:
         return False
-    pairs = [(one.inputs, other.inputs), (one.targets, other.targets)]
-    pairs += [(one.attributes[name], other.attributes[name]) for name in one.attributes]
-    return all(a is b or torch.equal(a, b) for a, b in pairs)
+    columns = [_columns(each) for each in (one, other)]
+    return columns[0].keys() == columns[1].keys() and all(
+        mine is theirs or (mine.device == theirs.device and torch.equal(mine, theirs))
+        for mine, theirs in zip(columns[0].values(), columns[1].values(), strict=True)
+    )
 
 
-def _at_once(local: Callable[..., Updates], calls: Sequence[Call]) -> bool:
+def _columns(ground: Ground) -> dict[str, Tensor]:
+    data, module, names = ground.data, ground.model.module, set(ground.model.names)
+    parts = [*module.named_buffers(), *module.named_parameters()]
+    fixed = {f"model/{name}": each for name, each in sorted(parts) if name not in names}
+    known = {f"attributes/{name}": data.attributes[name] for name in sorted(data.attributes)}
+    return {"inputs": data.inputs, "targets": data.targets, **known, **fixed}
+
+
+def _at_once(calls: Sequence[Call]) -> None:
     """Train the cohorts of several runs as one, unless something is wrong with one of them."""
-    task = calls[0].task
-    lists = [call.task.shards[client] for call in calls for client in call.cohort]
-    keys = [call.key / "client" / client for call in calls for client in call.cohort]
-    starts = [
-        call.start if call.start.dim() == 2 else call.start.expand(len(call.cohort), -1)
-        for call in calls
-    ]
     try:
-        found = local(
-            replace(task, shards=Shards.of(lists)),
+        lists = [call.task.shards[client] for call in calls for client in call.cohort]
+        keys = [call.key / "client" / client for call in calls for client in call.cohort]
+        starts = [
+            call.start if call.start.dim() == 2 else call.start.expand(len(call.cohort), -1)
+            for call in calls
+        ]
+        found = calls[0].local(
+            replace(calls[0].task, data=calls[0].ground.data, shards=Shards.of(lists)),
             Memories(calls[0].state.params, calls=tuple(calls)),
             torch.cat(starts),
             range(len(lists)),
             key=Apart(calls[0].key.seed, own=tuple(keys)),
             round=calls[0].round,
         )
+        edges = accumulate((len(call.cohort) for call in calls), initial=0)
+        parts = [_part(found, slice(first, last)) for first, last in pairwise(edges)]
     except Exception:
-        return False  # each run will meet with its own error, if it has one
-    edges = accumulate((len(call.cohort) for call in calls), initial=0)
-    for call, (first, last) in zip(calls, pairwise(edges), strict=True):
-        part = slice(first, last)
-        # Copied: torch counts what is written to any part as written to all.
-        call.found = Updates(
-            found.rows[part].clone(),
-            found.weights[part].clone(),
-            found.losses[part].clone(),
-            found.looks[part].clone(),
-            {name: rows[part].clone() for name, rows in found.learned.items()},
-        )
-    return True
+        return  # each run will meet with its own error, if it has one
+    for call, part in zip(calls, parts, strict=True):
+        call.found = part
+
+
+def _part(found: Updates, part: slice) -> Updates:
+    # Copied: torch counts what is written to any part as written to all.
+    return Updates(
+        found.rows[part].clone(),
+        found.weights[part].clone(),
+        found.losses[part].clone(),
+        found.looks[part].clone(),
+        {name: rows[part].clone() for name, rows in found.learned.items()},
+    )
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,7 @@ def run(
     if first:
         where = {"device": compute.device, "threads": compute.threads, **choice(us)}
         where |= {"compile": True} if compute.compile else {}
+        where |= {} if engine is None else {"in_step": True}
         ran = sessions(before, environment(compute.threads), done)
         about_it, config = {"digest": name, **ran, "compute": where}, readable(whole).encode()
         files.write(about, files.text(about_it))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from dai_lab.config import by_content, targets
+from dai_lab.config import by_content, digest, targets
 from dai_lab.experiment.machine import one_setting_of_threads
 from dai_lab.experiment.simulate import Result, placed
 
@@ -67,7 +67,7 @@ def simulate_together(
     stop, shared = threading.Event(), Shared()
 
     def one(at: int, club: Abreast | None = None) -> None:
-        engine = None if club is None else club.engine
+        engine = None if club is None else club.engine(at)
         try:
             ends[at] = placed(cfgs[at], progress=False, data=shared, stop=stop, engine=engine)
         except Exception as error:
@@ -77,7 +77,8 @@ def simulate_together(
                 club.leave()
 
     in_step = _in_step(cfgs, abreast) if abreast > 1 else []
-    alone = sorted({*range(len(cfgs))} - {at for some in in_step for at in some})
+    busy = {at for some in in_step for at in some}
+    alone = [at for at in range(len(cfgs)) if at not in busy]
     beside = [at for at in alone if _fits_beside_others(cfgs[at])]
     after = [at for at in alone if at not in set(beside)]
     with one_setting_of_threads(), _bar(len(cfgs), progress) as tick:
@@ -85,7 +86,7 @@ def simulate_together(
             from dai_lab.engines.abreast import Abreast
 
             club = Abreast(len(some))
-            with _pool(len(some), stop) as pool:
+            with _pool(len(some), stop, club.end) as pool:
                 for done in as_completed([pool.submit(one, at, club) for at in some]):
                     done.result()
                     tick()
@@ -102,6 +103,7 @@ def simulate_together(
 def _in_step(cfgs: Sequence[Mapping[str, Any]], most: int) -> list[list[int]]:
     """Deal runs that train alike to groups of two to ``most``."""
     families: dict[str, list[int]] = {}
+    known = set()
     for at, cfg in enumerate(cfgs):
         with contextlib.suppress(Exception):  # it will say itself what is wrong with it
             whole = OmegaConf.create(dict(cfg)) if not OmegaConf.is_config(cfg) else cfg
@@ -111,9 +113,13 @@ def _in_step(cfgs: Sequence[Mapping[str, Any]], most: int) -> list[list[int]]:
                 for part in ("local", "engine", "tracker", "ledger")
             )
             alike = trains in TRAIN_ALIKE and engine == "engines.local"
-            if alike and ledger == "ledger.none" and tracker.rpartition(".")[2] not in ALONE:
-                name = json.dumps([settings[one] for one in TRAINING], sort_keys=True)
-                families.setdefault(name, []).append(at)
+            name = (settings["results"], settings["name"], digest(whole))
+            once = name not in known and not settings["compute"]["compile"]
+            known.add(name)
+            apart = ledger != "ledger.none" or tracker.rpartition(".")[2] in ALONE
+            if alike and once and not apart:
+                training = json.dumps([settings[one] for one in TRAINING], sort_keys=True)
+                families.setdefault(training, []).append(at)
     groups = [one[at : at + most] for one in families.values() for at in range(0, len(one), most)]
     return [one for one in groups if len(one) > 1]
 
@@ -162,13 +168,23 @@ def _fits_beside_others(cfg: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _pool(threads: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """Lend threads; whatever interrupts us ends what they do after the round they are in."""
+def _pool(
+    threads: int, stop: threading.Event, part: Callable[[], None] | None = None
+) -> Iterator[ThreadPoolExecutor]:
+    """Lend threads; whatever interrupts us ends what they do after the round they are in.
+
+    Args:
+        threads: How many.
+        stop: Set when we are interrupted.
+        part: Keeps threads from waiting for others that will never come.
+    """
     pool = ThreadPoolExecutor(threads)
     try:
         yield pool
     except BaseException:
         stop.set()
+        if part is not None:
+            part()
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()

@@ -251,7 +251,7 @@ def _put(rows: Rows, at: Int[Tensor, "_"], others: Rows) -> None:
     if isinstance(run, slice):
         rows[run] = others
     else:
-        rows.index_copy_(0, run, others)
+        rows.index_copy_(0, run, others.expand(len(run), -1))
 
 
 def _run(at: Int[Tensor, "_"]) -> slice | Int[Tensor, "_"]:

@@ -24,10 +24,7 @@ from dai_lab.learning.methods import choose
 from dai_lab.learning.schedules import constant
 
 EXAMPLES_A_PASS = 2048
-"""Examples of all clients together in one pass of distributed SGD; bounds the activations.
-
-On a GPU eight times as many: there a pass must be large to be worth its launches.
-"""
+"""Examples of all clients together in one pass of distributed SGD; bounds the activations."""
 
 
 def distributed_sgd(
@@ -93,8 +90,7 @@ def distributed_sgd(
         slopes = start.new_empty((len(cohort), task.model.params))
     losses = torch.zeros(len(cohort))
     largest = max((len(plan.order) for plan in plans), default=0)
-    most = EXAMPLES_A_PASS if start.device.type == "cpu" else 8 * EXAMPLES_A_PASS
-    per_pass = max(1, most // max(largest, 1))
+    per_pass = max(1, EXAMPLES_A_PASS // max(largest, 1))
     apart = start.dim() == 2
     if method.name == "vmap" and apart:
         per_pass = min(per_pass, method.group)

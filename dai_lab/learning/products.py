@@ -184,7 +184,7 @@ def slope_of_inputs(slope: Tensor, weight: Tensor) -> Tensor:
     """Return ``slope weight`` for ``slope`` ``[B, out]``."""
     batch, cols, rows = len(slope), *weight.shape
     routine = blas()
-    if _packed(routine[1], batch * cols):
+    if not batch or _packed(routine[1], batch * cols):
         return slope @ weight
     below = torch.empty((batch, rows))
     to_inputs(routine, _flat(slope), _flat(weight), below.numpy().reshape(-1), batch, rows, cols)

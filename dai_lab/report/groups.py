@@ -79,7 +79,7 @@ def grouped(found: Sequence[Run]) -> tuple[list[Group], list[str]]:
             seeds[seed] = run
     # Folders are named by digests, so their order means nothing to a reader.
     told = varying(list(sorts.values()))
-    order = sorted(sorts, key=lambda sort: (_by_size(words[sort]), _rank(told, sorts[sort])))
+    order = sorted(sorts, key=lambda sort: (by_size(words[sort]), _rank(told, sorts[sort])))
     everything = [(words[sort], sorts[sort], _by_seed(members[sort])) for sort in order]
     if by_name:
         return _named(everything), notes
@@ -97,7 +97,7 @@ def _words(run: Run) -> tuple[str, ...]:
     return tuple(str(run.config.get("name", "")).split(","))
 
 
-def _by_size(words: Sequence[str]) -> list[list[tuple[float, str]]]:
+def by_size(words: Sequence[str]) -> list[list[tuple[float, str]]]:
     """Sort ``clients9`` before ``clients10``."""
     pieces = [re.split(r"(\d+(?:\.\d+)?)", word) for word in words]
     return [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dai_lab.metrics import estimate, final, peak, rounds_to
 from dai_lab.report.attacks import paired, poisoned, runtime, survival, worst_case
 from dai_lab.report.figures import draw_curves, rendered
-from dai_lab.report.groups import Group, grouped
+from dai_lab.report.groups import Group, by_size, grouped
 from dai_lab.report.heat import draw_heat
 from dai_lab.report.ranking import costs, ranking, rows
 from dai_lab.report.runs import runs
@@ -110,8 +110,9 @@ def publish(results: Path | str, study: Path | str) -> Path:
       ``<study>,<world>,<attack>,<aggregator>``; see ``dai_lab.report.attacks``.
 
     Rankings and costs need runs that were named ``<study>,<world>,<algorithm>``. Of runs named so,
-    those published before are kept where ``results`` has no other of the same world, attack,
-    algorithm and seed, so that a study can grow where its first part was never run.
+    those published before are kept where ``results`` has none of the same world, attack and
+    algorithm, or only other seeds of the same settings, so that a study can grow where its first
+    part was never run. To forget what was published, delete ``summary.parquet``.
 
     Args:
         results: Folder of its finished runs. Of a folder of many studies only the runs named
@@ -142,21 +143,36 @@ def publish(results: Path | str, study: Path | str) -> Path:
 
 
 def _joined(earlier: Path, fresh: DataFrame) -> DataFrame:
-    """Keep what was published before of other cells than these."""
+    """Keep what was published before of other cells than these, or of other seeds."""
     from pandas import concat, read_parquet
 
     if "world" not in fresh or not earlier.exists():
         return fresh
     before = read_parquet(earlier)
-    cell = [name for name in ("world", "attack", "algorithm", "seed") if name in fresh]
-    if not {*cell} <= {*before}:
+    words = [name for name in ("world", "attack", "algorithm") if name in fresh]
+    if not {*words, "seed", "digest"} <= {*before}:
         return fresh
-    known = {*fresh[cell].itertuples(index=False, name=None)}
-    others = [one not in known for one in before[cell].itertuples(index=False, name=None)]
-    if not any(others):
+
+    def cell(row: Mapping[Any, Any]) -> tuple[str, ...]:
+        return tuple(str(row[word]) for word in words)
+
+    new: list[dict[Any, Any]] = fresh.to_dict("records")
+    settings = {cell(row): row["settings"] for row in new}
+    done = {row["digest"] for row in new} | {(*cell(row), row["seed"]) for row in new}
+    stays = [
+        row["digest"] not in done
+        and (*cell(row), row["seed"]) not in done
+        and settings.get(cell(row)) in (None, row.get("settings"))
+        for row in before.to_dict("records")
+    ]
+    if not any(stays):
         return fresh
-    print(f"{sum(others)} of {len(before)} runs published before are not among these, and stay")
-    return concat([before[others], fresh]).sort_values(cell, ignore_index=True)
+    print(f"{sum(stays)} of {len(before)} runs published before are not among these, and stay")
+    both = concat([before[stays], fresh], ignore_index=True)
+    cells = [cell(row) for row in both.to_dict("records")]
+    order = sorted(range(len(both)), key=lambda at: (by_size(cells[at]), int(both["seed"][at])))
+    labels = [", ".join(one) for one in cells]
+    return both.assign(group=labels).iloc[order].reset_index(drop=True)
 
 
 def recomputed(study: Path | str) -> tuple[str, str]:

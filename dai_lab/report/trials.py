@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite, nan
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dai_lab.metrics import Estimate, band
+from dai_lab.report.commands import BESIDE
 from dai_lab.report.groups import Group
 from dai_lab.report.measures import RESOURCES, spent
 
@@ -95,6 +98,7 @@ def spread_out(groups: Sequence[Group]) -> DataFrame:
                     **about,
                     "seed": run.config["seed"],
                     "digest": run.folder.name,
+                    "settings": _settings(run.config),
                     "commit": run.environment.get("commit"),
                     "round": np.array([row["round"] for row in kept], dtype=np.int32),
                     **{
@@ -112,6 +116,13 @@ def spread_out(groups: Sequence[Group]) -> DataFrame:
                 }
             )
     return DataFrame(rows)
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """Name what runs have in common that differ only by seed, and by the machine they ran on."""
+    same = {name: said for name, said in config.items() if name not in (*BESIDE, "seed")}
+    written = json.dumps(same, sort_keys=True, default=str).encode()
+    return hashlib.sha256(written).hexdigest()[:10]
 
 
 def records(row: Mapping[Any, Any]) -> list[dict[str, Any]]:

@@ -1,12 +1,19 @@
 """Runs in step end as they would alone, whoever else is with them."""
 
+import json
+from threading import Event, Thread
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dai_lab import learning
 from dai_lab.config import load
+from dai_lab.core import Compute, Examples, Key, Shards, State, Task, Updates
+from dai_lab.engines import abreast as room
 from dai_lab.experiment import simulate, simulate_together, together
+from dai_lab.experiment.simulate import placed
+from dai_lab.models.view import flat
 
 SMALL = ("data=digits", "federation.clients=6", "model.hidden=[5]", "rounds=3")
 LIES = ("attack=sign_flip", "federation.hostile=2", "aggregator=median")
@@ -89,11 +96,91 @@ def test_nobody_waits_for_runs_that_fail_end_early_or_hold_other_examples(tmp_pa
     assert [getattr(one, "skipped", None) for one in again] == [True, True, None, True, True, True]
 
 
-def test_an_error_of_one_is_not_the_others(tmp_path, monkeypatch):
+def test_runs_that_skip_rounds_meet_again(tmp_path, trained):
+    words = [
+        (f"seed={seed}", "cohort=poisson", "cohort.rate=0.3", "rounds=12") for seed in range(4)
+    ]
+    ends, alone = both(tmp_path, words, abreast=4)
+    assert [one.summary for one in ends] == [one.summary for one in alone]
+    calls = sum(
+        bool(json.loads(line)["cohort"])
+        for one in ends
+        for line in (one.folder / "records.jsonl").read_text().splitlines()
+    )
+    assert len(trained) - calls < calls / 2  # the first were in step, as many again were alone
+
+
+def test_a_run_begun_otherwise_goes_on_as_it_began(tmp_path):
+    words = [(f"seed={seed}",) for seed in range(3)]
+    stop = Event()
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        begun = load(*SMALL, "seed=0", "compute.method=flat", f"results={tmp_path / 'step'}")
+        placed(begun, progress=False, stop=stop)
+    ends, alone = both(tmp_path, words, abreast=3)
+    for one, other in zip(ends[1:], alone[1:], strict=True):
+        assert one.summary == other.summary
+    about = [json.loads((one.folder / "environment.json").read_text())["compute"] for one in ends]
+    assert [one["method"] for one in about] == ["flat", "compiled", "compiled"]
+    assert [one["in_step"] for one in about] == [True] * 3
+
+
+def test_the_same_run_twice_is_played_once(tmp_path):
+    cfgs = [load(*SMALL, f"seed={seed}", f"results={tmp_path}") for seed in (0, 1, 0)]
+    ends = simulate_together(cfgs, abreast=3, progress=False)
+    assert [one.skipped for one in ends] == [False, False, True]
+
+
+def test_what_a_network_does_not_learn_is_its_own():
+    def network(fixed):
+        torch.manual_seed(0)
+        module = torch.nn.Linear(3, 2)
+        module.register_buffer("scale", torch.tensor(fixed))
+        return flat(module, classes=2)
+
+    data = Examples(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+    same = room.Ground(data, network(1.0), Compute())
+    assert room._same(same, room.Ground(data, network(1.0), Compute()))
+    assert not room._same(same, room.Ground(data, network(2.0), Compute()))
+    assert not room._same(same, room.Ground(data, network(1.0), Compute(method="flat")))
+
+
+def test_who_waits_for_a_run_that_never_comes_goes_on_alone():
+    def local(task, state, start, cohort, **knobs):
+        return Updates(torch.zeros(1, 8), torch.ones(1), torch.zeros(1), torch.ones(1))
+
+    data = Examples(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+    model = flat(torch.nn.Linear(3, 2), classes=2)
+    task = Task(model, data, Shards.of([torch.arange(4)]))
+    club, found = room.Abreast(2), []
+
+    def play():
+        with club.engine(0)(local, task, compute=Compute()) as train:
+            state = State(model.initial)
+            found.append(train(state, model.initial, (0,), key=Key(0), round=1))
+
+    thread = Thread(target=play)
+    thread.start()
+    while not club._waiting:
+        assert thread.is_alive()
+    club.end()
+    thread.join(60)
+    assert len(found) == 1 and found[0].rows.shape == (1, 8)
+
+
+@pytest.mark.parametrize("where", ["sgd", "_part", "edges"])
+def test_an_error_of_one_is_not_the_others(tmp_path, monkeypatch, where):
+    def fails(*_):
+        raise RuntimeError("out of memory")
+
+    if where == "_part":
+        monkeypatch.setattr(room, "_part", fails)
+    if where == "edges":
+        monkeypatch.setattr(room, "pairwise", fails)
     original = learning.sgd
 
     def sgd(task, state, start, cohort, **knobs):
-        if len(cohort) > 6:
+        if len(cohort) > 6 and where == "sgd":
             raise RuntimeError("out of memory")
         return original(task, state, start, cohort, **knobs)
 

@@ -207,36 +207,45 @@ def test_a_study_of_attacks_is_published_and_recomputed_from_its_summary(studies
     assert shown != computed
 
 
-def test_a_study_grows_part_by_part(studies, tmp_path, capsys):
+def test_a_study_grows_part_by_part(studies, tmp_path, capsys, monkeypatch):
+    from pandas import read_parquet
+
+    monkeypatch.setattr("dai_lab.report.study._figures", lambda *_: {})  # they take long
     study = tmp_path / "byz"
     study.mkdir()
     (study / "README.md").write_text(README)
 
-    def publish_some(place, some, *, end=0.0):
+    def published(place, seeds, *, end=0.0, worlds=("clients9",), rounds=3):
         for (attack, rule), pairs in PLAYED.items():
-            for seed, (peak, last) in enumerate(pairs):
-                if seed not in some:
-                    continue
-                name = f"byz,skewed,{attack},{rule}"
-                chosen = studies.config("none", seed, name=name, rounds=3)
-                chosen["local"] = {"_target_": f"dai_lab.{attack}.{rule}"}
-                found = rows(peak, end or last)[1:]
-                studies.write(tmp_path / place, chosen, rows=found, name=f"{name}/{seed}")
+            for seed in seeds:
+                for world in worlds:
+                    name = f"byz,{world},{attack},{rule}"
+                    chosen = studies.config("none", seed, name=name, rounds=rounds)
+                    chosen["local"] = {"_target_": f"dai_lab.{attack}.{rule}"}
+                    peak, last = pairs[seed]
+                    found = rows(peak, end or last)[1:]
+                    place_of = f"{name}/{world}-{attack}-{rule}-{seed}-{rounds}"
+                    studies.write(tmp_path / place, chosen, rows=found, name=place_of)
         return publish(tmp_path / place, study).read_text()
 
-    whole = publish_some("all", [0, 1, 2])
+    both = ("clients9", "clients10")
+    whole = published("all", [0, 1, 2], worlds=both)
     (study / "summary.parquet").unlink()
-    publish_some("first", [0])
+    published("first", [0], worlds=both[1:])
     assert capsys.readouterr().out == ""
-    assert publish_some("second", [1, 2]) == whole
+    published("second", [1, 2], worlds=both[1:])
     assert capsys.readouterr().out.startswith("4 of 4 runs published before")
+    assert published("third", [0, 1, 2]) == whole
     shown, computed = recomputed(study)
     assert shown == computed
-    # What is run once more is not there twice.
-    assert publish_some("again", [1], end=0.01) != whole
-    from pandas import read_parquet
-
     kept = read_parquet(study / "summary.parquet")
-    assert len(kept) == 12
-    ends = zip(kept["seed"], kept["test_accuracy"], strict=True)
-    assert {seed for seed, curve in ends if curve[-1] == 0.01} == {1}
+    assert len(kept) == 24 and list(dict.fromkeys(kept["world"])) == list(both)
+    # What is run once more is there once, and seeds of other settings are not added to it.
+    published("again", [1], end=0.01)
+    kept = read_parquet(study / "summary.parquet")
+    ends = zip(kept["world"], kept["seed"], kept["test_accuracy"], strict=True)
+    assert {(world, seed) for world, seed, curve in ends if curve[-1] == 0.01} == {("clients9", 1)}
+    published("longer", [2], rounds=4)
+    kept = read_parquet(study / "summary.parquet")
+    seeds = kept.groupby("world")["seed"].unique()
+    assert [*seeds["clients9"]] == [2] and [*seeds["clients10"]] == [0, 1, 2]
