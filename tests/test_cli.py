@@ -103,7 +103,7 @@ def test_tab_completes_parts_and_knobs(tmp_path):
         (["card", "nowhere"], "card: there is no folder nowhere", 1),
         (["study", "nowhere"], "there is no nowhere/grid.yaml", 1),
         (["study", "x", "cells=3"], "there is no cells: it takes results, part, seed, share", 2),
-        (["study", "x", "seed=a"], "seed and share must be numbers", 1),
+        (["study", "x", "seed=a"], "seed, share and abreast must be numbers", 1),
         (["study"], "write dai-lab study <study>", 2),
         ([*TINY, "federation.knows=everything"], "federation.knows must be one of own, mean", 1),
         ([*TINY, "attack=opt_alie", "federation.hostile=1"], "set federation.knows=defense", 1),

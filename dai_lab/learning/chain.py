@@ -41,8 +41,13 @@ def _ours(images: Tensor) -> bool:
     return images.device.type == "cpu" and images.dtype is torch.float32
 
 
-def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list[Any]]:
-    """Run one client's network (G = 1) on ``[B, *S]``; return logits and what going back needs."""
+def _forward(
+    chain: Chain, blocks: Blocks, inputs: Tensor, clients: int = 1
+) -> tuple[Tensor, list[Any]]:
+    """Run one network (G = 1) on ``[B, *S]``; return logits and what going back needs.
+
+    Of the examples of several ``clients`` in one batch, logits may depend on torch's threads.
+    """
     here = inputs
     kept: list[Any] = []
     fresh = False  # whether ``here`` is a result of our own, free to be overwritten
@@ -65,7 +70,7 @@ def _forward(chain: Chain, blocks: Blocks, inputs: Tensor) -> tuple[Tensor, list
                 if _ours(here):
                     from dai_lab.learning.products import linear
 
-                    here = linear(here, weight, bias)
+                    here = linear(here, weight, bias, shared=clients > 1)
                 else:
                     here = functional.linear(here, weight, bias)
             case "conv":
@@ -152,7 +157,7 @@ def _backward(
                 # The inputs' slope comes first, since ``into`` may be the weights.
                 below = slope
                 if at > lowest:
-                    below = _slope_of_inputs(slope, blocks[layer.first][0])
+                    below = _slope_of_inputs(slope, blocks[layer.first][0], clients > 1)
                 if _ours(slope):
                     from dai_lab.learning.products import add_slopes_of_weights
 
@@ -202,12 +207,12 @@ def _backward(
                 )
 
 
-def _slope_of_inputs(slope: Tensor, weight: Tensor) -> Tensor:
+def _slope_of_inputs(slope: Tensor, weight: Tensor, shared: bool) -> Tensor:
     if not _ours(slope):
         return slope @ weight
     from dai_lab.learning.products import slope_of_inputs
 
-    return slope_of_inputs(slope, weight)
+    return slope_of_inputs(slope, weight, shared=shared)
 
 
 def _blend(into: Tensor, gradient: Tensor, alpha: float, beta: float) -> None:
@@ -324,7 +329,7 @@ def add_gradients_at_one_point(
     As ``gradients_at_one_point``, with ``into`` ``[clients, *shape]`` perhaps parts of rows.
     """
     clients = len(inputs)
-    logits, kept = _forward(chain, blocks, inputs.flatten(0, 1))
+    logits, kept = _forward(chain, blocks, inputs.flatten(0, 1), clients)
     losses, slope = _at_logits(logits, targets.flatten(), share.flatten())
     _backward(chain, blocks, into, kept, slope, alpha=alpha, beta=beta, clients=clients)
     return losses.view(clients, -1)

@@ -159,18 +159,22 @@ def _flat(matrix: Tensor) -> Any:
 
 
 def _packed(most: int, other: int) -> bool:
-    """Tell of products that no slicing helps, which are torch's own.
+    """Tell of products that no slicing helps.
 
-    OpenBLAS has been seen to take from 0.9 to 2.8 times as long for these.
+    OpenBLAS has been seen to take from 0.9 to 2.8 times as long as torch for these. But what torch
+    gives depends on its threads, so a client's own rows are never torch's.
     """
     return most // max(other, 1) < 8
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``x weight^T + bias`` for ``x`` ``[B, in]`` and ``weight`` ``[out, in]`` on a CPU."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, shared: bool = False) -> Tensor:
+    """Return ``x weight^T + bias`` for ``x`` ``[B, in]`` and ``weight`` ``[out, in]`` on a CPU.
+
+    Rows that are ``shared`` by several clients may depend on torch's threads.
+    """
     batch, cols, rows = len(x), *weight.shape
     routine = blas()
-    if _packed(routine[1], batch * rows):
+    if shared and _packed(routine[1], batch * rows):
         return torch.nn.functional.linear(x, weight, bias)
     z = torch.empty((batch, cols)) if bias is None else bias.repeat(batch, 1)
     if not batch:
@@ -180,11 +184,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return z
 
 
-def slope_of_inputs(slope: Tensor, weight: Tensor) -> Tensor:
-    """Return ``slope weight`` for ``slope`` ``[B, out]``."""
+def slope_of_inputs(slope: Tensor, weight: Tensor, *, shared: bool = False) -> Tensor:
+    """Return ``slope weight`` for ``slope`` ``[B, out]``; ``shared`` as in :func:`linear`."""
     batch, cols, rows = len(slope), *weight.shape
     routine = blas()
-    if not batch or _packed(routine[1], batch * cols):
+    if not batch or (shared and _packed(routine[1], batch * cols)):
         return slope @ weight
     below = torch.empty((batch, rows))
     to_inputs(routine, _flat(slope), _flat(weight), below.numpy().reshape(-1), batch, rows, cols)
