@@ -7,6 +7,7 @@ side by side. Runs that differ in nothing that training needs, such as seeds, ca
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -188,8 +189,15 @@ def _at_once(calls: Sequence[Call]) -> None:
         )
         edges = accumulate((len(call.cohort) for call in calls), initial=0)
         parts = [_part(found, slice(first, last)) for first, last in pairwise(edges)]
-    except Exception:
-        return  # each run will meet with its own error, if it has one
+    except Exception as error:
+        # Each run will meet with its own error, if it has one; memory may lack only together.
+        warnings.warn(
+            f"abreast: {len(calls)} runs train alone, for together they end in "
+            f"{type(error).__name__}: {error}".partition("\n")[0]
+            + ": choose fewer abreast",
+            stacklevel=2,
+        )
+        return
     for call, part in zip(calls, parts, strict=True):
         call.found = part
 

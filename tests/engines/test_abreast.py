@@ -186,7 +186,8 @@ def test_an_error_of_one_is_not_the_others(tmp_path, monkeypatch, where):
 
     sgd.__wrapped__, sgd.__module__ = original, original.__module__
     monkeypatch.setattr(learning, "sgd", sgd)
-    ends, alone = both(tmp_path, [("seed=0",), ("seed=1",)], abreast=2)
+    with pytest.warns(UserWarning, match="2 runs train alone.*out of memory.*fewer abreast"):
+        ends, alone = both(tmp_path, [("seed=0",), ("seed=1",)], abreast=2)
     assert [one.summary for one in ends] == [one.summary for one in alone]
 
 
